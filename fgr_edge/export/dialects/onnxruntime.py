@@ -1,0 +1,185 @@
+"""ONNX Runtime's spelling: GroupQueryAttention with the KV cache in place, MatMulNBits for quantized weights.
+
+Uses opset 23 and the contributed operators of `com.microsoft`. The tables `cos` and `sin` that GroupQueryAttention
+indexes by cache slot carry the angles of the token in that slot, so that multimodal rotary positions need no node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fgr_edge.calibrate.int8 import BLOCK_SIZE, blocks_per_row, quantize_int8
+from fgr_edge.export.dialects.dialect import AttentionShape, CacheInputs, Vector, WindowInputs
+from fgr_edge.export.graphs.builder import GraphBuilder
+from fgr_edge.export.weights import Matrix
+
+MICROSOFT = "com.microsoft"
+INT8_COMPUTE = 4  # MatMulNBits accuracy_level: activations in int8 per block, the only fast path on CPUs
+
+
+class OnnxRuntimeDialect:
+    """See `Dialect` for what each method computes.
+
+    Args:
+        precision: of the linear layers' weights.
+        cache_dtype: of the KV cache; CUDA's GroupQueryAttention takes float16 only, and casts stand around it.
+    """
+
+    name = "onnxruntime"
+    opset_imports = {"": 23, MICROSOFT: 1}
+
+    def __init__(
+        self, precision: Literal["fp32", "int8"], cache_dtype: Literal["float32", "float16"] = "float32"
+    ) -> None:
+        self.precision = precision
+        self.cache_dtype = cache_dtype
+
+    def linear(self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None) -> ir.Value:
+        bias_value = None if bias is None else g.weight(f"{weight.name}.bias", bias.shape, np.float32, [bias])
+        if self.precision == "int8":
+            return self._linear_int8(g, x, weight, bias_value)
+        # Transposing in the operator keeps the stored row order, so that the weight streams through in chunks.
+        w = g.weight(weight.name, (weight.rows, weight.columns), np.float32, weight.chunks())
+        y = g.op("FusedMatMul", x, w, domain=MICROSOFT, transB=1)
+        return y if bias_value is None else g.op("Add", y, bias_value)
+
+    def _linear_int8(self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: ir.Value | None) -> ir.Value:
+        blocks = blocks_per_row(weight.columns)
+        scales: list[npt.NDArray[np.float32]] = []
+
+        def packed() -> Iterator[npt.NDArray[np.uint8]]:
+            for rows in weight.chunks():
+                values, scale = quantize_int8(rows)
+                scales.append(scale)
+                yield values
+
+        b = g.weight(f"{weight.name}.int8", (weight.rows, blocks, BLOCK_SIZE), np.uint8, packed())
+        scale = g.weight(f"{weight.name}.scale", (weight.rows, blocks), np.float32, scales)
+        return g.op(
+            "MatMulNBits",
+            x,
+            b,
+            scale,
+            None,
+            None,
+            bias,
+            domain=MICROSOFT,
+            K=weight.columns,
+            N=weight.rows,
+            bits=8,
+            block_size=BLOCK_SIZE,
+            accuracy_level=INT8_COMPUTE,
+        )
+
+    def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, eps: float, name: str) -> ir.Value:
+        return g.op("RMSNormalization", x, g.constant(weight, name), axis=-1, epsilon=eps)
+
+    def add_rms_norm(
+        self, g: GraphBuilder, x: ir.Value, residual: ir.Value, weight: Vector, eps: float, name: str
+    ) -> tuple[ir.Value, ir.Value]:
+        outputs = g.ops(
+            "SkipSimplifiedLayerNormalization",
+            x,
+            residual,
+            g.constant(weight, name),
+            domain=MICROSOFT,
+            outputs=4,
+            epsilon=eps,
+        )
+        outputs[1].name = outputs[2].name = ""  # mean and inverse deviation are not wanted
+        return outputs[0], outputs[3]
+
+    def layer_norm(
+        self, g: GraphBuilder, x: ir.Value, weight: Vector, bias: Vector, eps: float, name: str
+    ) -> ir.Value:
+        w, b = g.constant(weight, name), g.constant(bias, f"{name}.bias")
+        return g.op("LayerNormalization", x, w, b, axis=-1, epsilon=eps)
+
+    def swiglu(self, g: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+        # QuickGelu with alpha 1 is x * sigmoid(x) in one pass over memory.
+        return g.op("Mul", g.op("QuickGelu", gate, domain=MICROSOFT, alpha=1.0), up)
+
+    def gelu(self, g: GraphBuilder, x: ir.Value, *, tanh: bool) -> ir.Value:
+        return g.op("Gelu", x, approximate="tanh" if tanh else "none")
+
+    def rotary(self, g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        first_row = g.constant(np.zeros(1, np.int64), "rotary_first_row")
+        return g.op("RotaryEmbedding", x, first_row, cos, sin, domain=MICROSOFT)
+
+    def attention(
+        self,
+        g: GraphBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        shape: AttentionShape,
+        windows: WindowInputs | None,
+    ) -> ir.Value:
+        if windows is None:
+            return g.op("MultiHeadAttention", q, k, v, domain=MICROSOFT, num_heads=shape.heads)
+        # 1. Gather the tokens of each window into rows of equal length: [1, N, C] -> [W, P, C].
+        axis = g.constant(np.zeros(1, np.int64), "axis_0")
+        q, k, v = (g.op("Squeeze", g.op("Gather", x, windows.rows, axis=1), axis) for x in (q, k, v))
+        # 2. Attend inside each window; padding is masked as a key.
+        y = g.op("MultiHeadAttention", q, k, v, None, windows.mask, domain=MICROSOFT, num_heads=shape.heads)
+        # 3. Put every token back: [W, P, C] -> [1, N, C].
+        width = shape.heads * shape.head_dim
+        joined = g.op("Reshape", y, g.constant(np.array([1, -1, width], np.int64), f"join_windows_{width}"))
+        return g.op("Gather", joined, windows.inverse, axis=1)
+
+    def cached_attention(
+        self,
+        g: GraphBuilder,
+        qkv: ir.Value,
+        layer: int,
+        shape: AttentionShape,
+        cache: CacheInputs,
+        qk_norm: tuple[Vector, Vector, float] | None,
+    ) -> ir.Value:
+        dims = [1, shape.kv_heads, "cache_length", shape.head_dim]
+        past = [g.input(f"past_{kind}.{layer}", self.cache_dtype, dims) for kind in ("key", "value")]
+        qkv = self._to_cache(g, qkv)
+        heads = (qkv, None, None) if qk_norm is None else self._normed_heads(g, qkv, layer, shape, qk_norm)
+        y, *present = g.ops(
+            "GroupQueryAttention",
+            *heads,
+            *past,
+            cache.seqlens_k,
+            cache.total_sequence_length,
+            cache.cos,
+            cache.sin,
+            domain=MICROSOFT,
+            outputs=3,
+            num_heads=shape.heads,
+            kv_num_heads=shape.kv_heads,
+            do_rotary=1,
+        )
+        for kind, value in zip(("key", "value"), present, strict=True):
+            g.output(value, f"present_{kind}.{layer}", self.cache_dtype, dims)
+        return y if self.cache_dtype == "float32" else g.op("Cast", y, to=ir.DataType.FLOAT)
+
+    def _normed_heads(
+        self, g: GraphBuilder, qkv: ir.Value, layer: int, shape: AttentionShape, qk_norm: tuple[Vector, Vector, float]
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Normalize each query and key head by itself. The operator's own q/k norm inputs exist on CUDA only."""
+        q_width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        sizes = g.constant(np.array([q_width, kv_width, kv_width], np.int64), "qkv_widths")
+        q, k, v = g.ops("Split", qkv, sizes, outputs=3, axis=-1)
+        by_head = g.constant(np.array([0, 0, -1, shape.head_dim], np.int64), "by_head")
+        flat = g.constant(np.array([0, 0, -1], np.int64), "heads_joined")
+        dtype = np.dtype(self.cache_dtype)
+
+        def normed(x: ir.Value, weight: Vector, name: str) -> ir.Value:
+            w = g.constant(weight.astype(dtype), f"{name}_norm.{layer}")
+            y = g.op("RMSNormalization", g.op("Reshape", x, by_head), w, axis=-1, epsilon=qk_norm[2])
+            return g.op("Reshape", y, flat)
+
+        return normed(q, qk_norm[0], "q"), normed(k, qk_norm[1], "k"), v
+
+    def _to_cache(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        return x if self.cache_dtype == "float32" else g.op("Cast", x, to=ir.DataType.FLOAT16)

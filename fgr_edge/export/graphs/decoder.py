@@ -1,0 +1,115 @@
+"""The decoder as one graph for prefill and decode.
+
+Inputs:
+    inputs_embeds          [1, S, H] float32    token and picture embeddings
+    seqlens_k              [1] int32            tokens in the cache after this call, minus one
+    total_sequence_length  [] int32             tokens in the cache after this call
+    cos_cache, sin_cache   [T, D / 2] float32   rotary table by cache slot
+    logit_rows             [R] int64            which of the S rows get logits
+    deepstack.<i>          [1, S, H] float32    added after layer i (families with DeepStack)
+    past_key.<i>, past_value.<i>  [1, KV, T, D] the cache, the same buffers as the present_* outputs
+Outputs:
+    logits                 [1, R, V] float32
+    present_key.<i>, present_value.<i>
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from fgr_edge.export.architectures import DecoderDims
+from fgr_edge.export.dialects.dialect import AttentionShape, CacheInputs, Dialect
+from fgr_edge.export.graphs.builder import GraphBuilder
+from fgr_edge.export.progress import Step
+from fgr_edge.export.weights import Matrix, Weights
+
+
+def build_decoder(
+    folder: Path, dims: DecoderDims, weights: Weights, head: Matrix, dialect: Dialect, step: Step
+) -> Path:
+    """Write decoder.onnx and decoder.onnx.data into `folder`.
+
+    Args:
+        head: the output projection [V, H]; the embedding where it is tied.
+        step: called with the number of weights written after each layer.
+    """
+    g = GraphBuilder(folder, "decoder", dialect.opset_imports)
+    x = g.input("inputs_embeds", np.float32, [1, "sequence", dims.hidden])
+    cache = CacheInputs(
+        seqlens_k=g.input("seqlens_k", np.int32, [1]),
+        total_sequence_length=g.input("total_sequence_length", np.int32, []),
+        cos=g.input("cos_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
+        sin=g.input("sin_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
+    )
+    logit_rows = g.input("logit_rows", np.int64, ["rows"])
+    deepstack = [
+        g.input(f"deepstack.{i}", np.float32, [1, "sequence", dims.hidden]) for i in range(dims.deepstack)
+    ]
+    normed = dialect.rms_norm(
+        g, x, weights.vector(["input_norm"], [dims.hidden]), dims.rms_eps, "input_norm.0"
+    )
+    for layer in range(dims.layers):
+        attended = _attention(g, normed, layer, dims, weights, cache, dialect)
+        post_norm = weights.vector(["post_norm"], [dims.hidden], layer)
+        normed, x = dialect.add_rms_norm(g, attended, x, post_norm, dims.rms_eps, f"post_norm.{layer}")
+        y = _mlp(g, normed, layer, dims, weights, dialect)
+        if layer < len(deepstack):
+            y = g.op("Add", y, deepstack[layer])
+        last = layer + 1 == dims.layers
+        if last:
+            # Only the rows that are asked for go through the last norm and the head.
+            x, y = (g.op("Gather", value, logit_rows, axis=1) for value in (x, y))
+        name, role = ("final_norm", "final_norm") if last else (f"input_norm.{layer + 1}", "input_norm")
+        norm = weights.vector([role], [dims.hidden], 0 if last else layer + 1)
+        normed, x = dialect.add_rms_norm(g, y, x, norm, dims.rms_eps, name)
+        step(_layer_weights(dims))
+    logits = dialect.linear(g, normed, head, None)
+    g.output(logits, "logits", np.float32, [1, "rows", dims.vocab])
+    step(head.rows * head.columns)
+    return g.save()
+
+
+def _attention(
+    g: GraphBuilder,
+    x: ir.Value,
+    layer: int,
+    dims: DecoderDims,
+    weights: Weights,
+    cache: CacheInputs,
+    dialect: Dialect,
+) -> ir.Value:
+    shape = AttentionShape(dims.heads, dims.kv_heads, dims.head_dim)
+    q_rows, kv_rows = dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim
+    rows = [q_rows, kv_rows, kv_rows]
+    qkv = weights.matrix(["q", "k", "v"], rows, dims.hidden, layer)
+    bias = weights.vector(["q_bias", "k_bias", "v_bias"], rows, layer) if dims.qkv_bias else None
+    norms = None
+    if dims.qk_norm:
+        q_norm, k_norm = (weights.vector([role], [dims.head_dim], layer) for role in ("q_norm", "k_norm"))
+        norms = (q_norm, k_norm, dims.rms_eps)
+    y = dialect.cached_attention(g, dialect.linear(g, x, qkv, bias), layer, shape, cache, norms)
+    return dialect.linear(g, y, weights.matrix(["o"], [dims.hidden], q_rows, layer), None)
+
+
+def _mlp(
+    g: GraphBuilder, x: ir.Value, layer: int, dims: DecoderDims, weights: Weights, dialect: Dialect
+) -> ir.Value:
+    gate, up = (
+        dialect.linear(g, x, weights.matrix([role], [dims.intermediate], dims.hidden, layer), None)
+        for role in ("gate", "up")
+    )
+    down = weights.matrix(["down"], [dims.hidden], dims.intermediate, layer)
+    return dialect.linear(g, dialect.swiglu(g, gate, up), down, None)
+
+
+def _layer_weights(dims: DecoderDims) -> int:
+    attention = dims.hidden * dims.head_dim * 2 * (dims.heads + dims.kv_heads)
+    return attention + 3 * dims.hidden * dims.intermediate
+
+
+def decoder_weights(dims: DecoderDims) -> int:
+    """How many weights `build_decoder` writes, the head included; for progress bars."""
+    return dims.layers * _layer_weights(dims) + dims.vocab * dims.hidden

@@ -1,0 +1,80 @@
+"""Weights of one checkpoint by role: which stored tensors make up a matrix of the graph, checked before use.
+
+A `Matrix` is several stored tensors stacked along their rows (q, k and v of one layer, say), read in chunks; nothing
+is in memory until a dialect asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fgr_edge.errors import CheckpointError
+from fgr_edge.export.checkpoint import Checkpoint, LazyTensor
+
+CHUNK_VALUES = 8 * 1024 * 1024  # 32 MiB of float32 in flight
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Stored tensors stacked along axis 0: a linear layer's weight [rows, columns] as transformers keeps it."""
+
+    name: str
+    parts: tuple[LazyTensor, ...]
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return sum(part.shape[0] for part in self.parts)
+
+    def chunks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield float32 blocks [some rows, columns], in order."""
+        step = max(1, CHUNK_VALUES // self.columns)
+        for part in self.parts:
+            for start in range(0, part.shape[0], step):
+                rows = part.rows(start, min(start + step, part.shape[0]))
+                yield rows.reshape(rows.shape[0], self.columns)
+
+
+class Weights:
+    """Tensors of a checkpoint under one of several prefixes, by role.
+
+    Raises:
+        CheckpointError: no prefix fits, a tensor is missing, or its shape is not the expected one.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, prefixes: Sequence[str], names: Mapping[str, str], probe: str
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._names = names
+        for prefix in prefixes:
+            if prefix + names[probe].format(i=0) in checkpoint:
+                self._prefix = prefix
+                return
+        tried = ", ".join(prefix + names[probe].format(i=0) for prefix in prefixes)
+        raise CheckpointError(
+            f"{checkpoint.path} holds none of {tried}; expected the weights that config.json describes"
+        )
+
+    def name(self, role: str, layer: int = 0) -> str:
+        return self._prefix + self._names[role].format(i=layer)
+
+    def tensor(self, role: str, shape: tuple[int, ...], layer: int = 0) -> LazyTensor:
+        return self._checkpoint.tensor(self.name(role, layer), shape)
+
+    def matrix(self, roles: Sequence[str], rows: Sequence[int], columns: int, layer: int = 0) -> Matrix:
+        """Stack the weights of `roles`, each [rows[i], columns]."""
+        parts = tuple(
+            self.tensor(role, (count, columns), layer) for role, count in zip(roles, rows, strict=True)
+        )
+        return Matrix(name=self.name(roles[0], layer), parts=parts, columns=columns)
+
+    def vector(self, roles: Sequence[str], sizes: Sequence[int], layer: int = 0) -> npt.NDArray[np.float32]:
+        """Read and concatenate the vectors of `roles` (biases, norm weights)."""
+        return np.concatenate(
+            [self.tensor(role, (size,), layer).read() for role, size in zip(roles, sizes, strict=True)]
+        )

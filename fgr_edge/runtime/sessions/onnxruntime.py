@@ -1,0 +1,138 @@
+"""ONNX Runtime sessions on CPU and CUDA. Imports `onnxruntime` when the first session opens, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fgr_edge.errors import EngineError, MissingExtraError
+from fgr_edge.runtime.sessions.session import Array, Buffer
+
+Device = Literal["cpu", "cuda"]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "onnxruntime is not installed; install one engine: pip install 'fgr-edge[cpu]' (or [cuda], never both)"
+        ) from error
+    return onnxruntime
+
+
+def _errors(ort: Any) -> tuple[type[Exception], ...]:
+    """onnxruntime's exceptions share no base of their own."""
+    state = ort.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    return (*(getattr(state, name) for name in names), state.RuntimeException, state.EPFail)
+
+
+class HostBuffer:
+    """Host memory that ONNX Runtime reads and writes directly."""
+
+    def __init__(self, ort: Any, array: Array) -> None:
+        self.array = array
+        self.value = ort.OrtValue.ortvalue_from_numpy(array)
+
+    def upload(self) -> None:
+        """Nothing to do: the engine reads `array` itself."""
+
+    def download(self) -> None:
+        """Nothing to do: the engine writes `array` itself."""
+
+
+class CudaBuffer:
+    """Device memory with a host copy of the same shape."""
+
+    def __init__(self, ort: Any, array: Array) -> None:
+        self.array = array
+        self.value = ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+
+    def upload(self) -> None:
+        self.value.update_inplace(self.array)
+
+    def download(self) -> None:
+        self.array[...] = self.value.numpy()
+
+
+class OnnxRuntimeSession:
+    """One .onnx file opened by ONNX Runtime.
+
+    Args:
+        path: the graph; its external data lies beside it and is memory-mapped.
+        device: "cpu" or "cuda"; CUDA is not silently replaced by the CPU.
+        threads: for one operator; None takes one per physical core.
+
+    Raises:
+        MissingExtraError: no onnxruntime package is installed.
+        EngineError: the engine cannot load the graph, or the device is not there.
+    """
+
+    def __init__(self, path: Path, device: Device = "cpu", threads: int | None = None) -> None:
+        ort = self._ort = _onnxruntime()
+        self._errors = (*_errors(ort), RuntimeError)
+        self._name = path.name
+        self._device = device
+        provider = _PROVIDERS[device]
+        if provider not in ort.get_available_providers():
+            raise EngineError(
+                f"onnxruntime {ort.__version__} has no {provider} (it has {', '.join(ort.get_available_providers())}); "
+                "install onnxruntime-gpu instead of onnxruntime: pip install 'fgr-edge[cuda]'"
+            )
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=[provider])
+        except self._errors as error:
+            raise EngineError(
+                f"onnxruntime {ort.__version__} cannot load {path.name}: {error}; export the bundle again, or run "
+                "`fgr-edge verify` on it"
+            ) from error
+        if provider not in self._session.get_providers():
+            raise EngineError(
+                f"{path.name} was asked to run on {provider} and onnxruntime fell back to "
+                f"{', '.join(self._session.get_providers())}; check the GPU driver and the CUDA libraries"
+            )
+        self.input_names = frozenset(value.name for value in self._session.get_inputs())
+        self._output_names = [value.name for value in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except self._errors as error:
+            raise self._refused(error) from error
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike, *, on_host: bool = False) -> Buffer:
+        array = np.zeros(shape, dtype)
+        return HostBuffer(self._ort, array) if on_host or self._device == "cpu" else CudaBuffer(self._ort, array)
+
+    def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Callable[[], None]:
+        binding = self._session.io_binding()
+        for name, buffer in inputs.items():
+            binding.bind_ortvalue_input(name, buffer.value)  # type: ignore[attr-defined]
+        for name, buffer in outputs.items():
+            binding.bind_ortvalue_output(name, buffer.value)  # type: ignore[attr-defined]
+        session = self._session
+
+        def run() -> None:
+            try:
+                session.run_with_iobinding(binding)
+            except self._errors as error:
+                raise self._refused(error) from error
+
+        return run
+
+    def _refused(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"onnxruntime {self._ort.__version__} failed in {self._name}: {error}; expected the tensors that this version "
+            "of fgr-edge exports - export the bundle again, or free memory if the message says so"
+        )
