@@ -1,0 +1,61 @@
+# Everything works in ./.venv and sets it up by itself: `make demo` on a fresh machine, `make PYTHON=python3.12 test` for another Python.
+# A stamp file says what has been installed, so that a second run starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install --constraint constraints.txt
+LEAN := $(VENV)/.installed-lean
+FULL := $(VENV)/.installed-full
+SETTINGS := pyproject.toml constraints.txt
+OUT := out
+
+.PHONY: demo test test-slow test-gpu check format clean
+.DEFAULT_GOAL := demo
+
+## demo: export models/nano to int8 and recognise six drawn birds; installs neither torch nor transformers
+demo: $(LEAN)
+	$(BIN)/fgr-edge export models/nano -o $(OUT)/nano-int8 --target cpu --precision int8 --labels models/nano/labels_aviary.txt --force
+	$(BIN)/python -m fgr_edge.data.aviary $(OUT)/birds --count 6 --seed 7
+	$(BIN)/fgr-edge recognize $(OUT)/nano-int8 $(OUT)/birds
+	$(BIN)/fgr-edge recognize $(OUT)/nano-int8 "$$(find $(OUT)/birds -name '*.png' | sort | head -n 1)" --mode reason
+
+## test: what must pass before every commit
+test: $(FULL)
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+## test-slow: minutes and gigabytes
+test-slow: $(FULL)
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+## test-gpu: on a machine with an NVIDIA GPU
+test-gpu: $(FULL)
+	$(BIN)/python -m pytest -q -m gpu
+
+## check: lint, format, types, floors
+check: $(FULL)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict fgr_edge
+	$(BIN)/lint-imports
+
+format: $(FULL)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find fgr_edge tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(LEAN): $(SETTINGS) | $(BIN)/python
+	$(INSTALL) --editable ".[cpu,export]"
+	@touch $@
+
+# torch first and alone: asked for by another package, pip would take the newest build, which may be several GB larger.
+$(FULL): $(SETTINGS) | $(BIN)/python
+	$(PIP) install torch==2.13.0
+	$(INSTALL) --editable ".[dev]"
+	@touch $@ $(LEAN)
