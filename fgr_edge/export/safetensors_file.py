@@ -1,0 +1,257 @@
+"""One .safetensors file: its header checked hard, its tensors read on request.
+
+In: a path. Out: `LazyTensor`s, each of which reads exactly the bytes asked for with plain reads; nothing is
+mapped, because mapped pages count as resident memory of the export. Does not know what a checkpoint is.
+
+The format: 8 bytes, little-endian length N of the header; N bytes of JSON, `{name: {dtype, shape,
+data_offsets}}` with offsets into the rest; the rest, which the tensors fill without holes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from fgr_edge.errors import CheckpointError
+
+Dtype = Literal[
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8",
+    "uint64", "uint32", "uint16", "uint8", "bool",
+]  # fmt: skip
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+COMPARE_BYTES = 8 * 1024 * 1024
+
+# name in the file -> name here, and how the stored bits are read
+_DTYPES: Mapping[str, tuple[Dtype, str]] = {
+    "F64": ("float64", "<f8"),
+    "F32": ("float32", "<f4"),
+    "F16": ("float16", "<f2"),
+    "BF16": ("bfloat16", "<u2"),
+    "I64": ("int64", "<i8"),
+    "I32": ("int32", "<i4"),
+    "I16": ("int16", "<i2"),
+    "I8": ("int8", "i1"),
+    "U64": ("uint64", "<u8"),
+    "U32": ("uint32", "<u4"),
+    "U16": ("uint16", "<u2"),
+    "U8": ("uint8", "u1"),
+    "BOOL": ("bool", "u1"),
+}
+_RAW: Mapping[Dtype, np.dtype[Any]] = {name: np.dtype(raw) for name, raw in _DTYPES.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTensor:
+    """One stored tensor; nothing is read until asked.
+
+    Attributes:
+        name: its name in the file.
+        shape: its dimensions; () for a scalar.
+        dtype: what is stored.
+        path: the file it lies in.
+        offset: its first byte, from the start of the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Dtype
+    path: Path
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return math.prod(self.shape) * _RAW[self.dtype].itemsize
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Rows [start, stop) along axis 0 as float32 [stop - start, *shape[1:]]; bfloat16 converts exactly.
+
+        Raises:
+            IndexError: the rows are not within 0 ... shape[0].
+            CheckpointError: the file is shorter than when it was opened.
+        """
+        return self._float32(self.raw_rows(start, stop))
+
+    def raw_rows(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows [start, stop) along axis 0 as stored; bfloat16 comes as its bits in uint16, bool as uint8."""
+        if not self.shape or not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"{self.name}: rows {start}:{stop} asked of shape {list(self.shape)}")
+        row_shape = self.shape[1:]
+        row_bytes = math.prod(row_shape) * _RAW[self.dtype].itemsize
+        data = np.empty((stop - start, *row_shape), dtype=_RAW[self.dtype])
+        self._read_into(start * row_bytes, data)
+        return data
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """The whole tensor as float32 of its shape."""
+        return self._float32(self.raw())
+
+    def raw(self) -> npt.NDArray[Any]:
+        """The whole tensor as stored; bfloat16 comes as its bits in uint16, bool as uint8."""
+        data = np.empty(self.shape, dtype=_RAW[self.dtype])
+        self._read_into(0, data)
+        return data
+
+    def _float32(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if self.dtype != "bfloat16":
+            return raw.astype(np.float32, copy=False)
+        bits = raw.astype(np.uint32)
+        np.left_shift(bits, 16, out=bits)
+        return bits.view(np.float32)
+
+    def _read_into(self, start_byte: int, data: npt.NDArray[Any]) -> None:
+        view = data.reshape(-1).view(np.uint8).data
+        done = 0
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset + start_byte)
+            while done < len(view):  # Linux reads at most 2 GiB a call
+                count = file.readinto(view[done:])
+                if not count:
+                    raise CheckpointError(
+                        f"{self.path} ended inside {self.name}: it has become shorter since it was opened; "
+                        "copy or download it again"
+                    )
+                done += count
+
+
+def same_values(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors have one shape, one dtype and the same bits; stops at the first difference.
+
+    This finds the output head that repeats the embedding (Fine-R1-3B stores both: 622 MB for nothing).
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    for start in range(0, a.nbytes, COMPARE_BYTES):
+        count = min(COMPARE_BYTES, a.nbytes - start)
+        left, right = np.empty(count, np.uint8), np.empty(count, np.uint8)
+        a._read_into(start, left)
+        b._read_into(start, right)
+        if not np.array_equal(left, right):
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsFile:
+    """A checked file: its tensors by name, its size and the SHA-256 of its header."""
+
+    path: Path
+    size: int
+    header_sha256: str
+    tensors: Mapping[str, LazyTensor]
+
+
+def open_safetensors(path: Path) -> SafetensorsFile:
+    """Read and check the header of `path`; no tensor is read.
+
+    Raises:
+        CheckpointError: the file is absent, is no safetensors file, is shorter or longer than its header
+            says, or its header contradicts itself.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+            length = _header_length(path, start, size)
+            header = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; download it again") from error
+    entries = _parse(path, header)
+    tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in entries.items()}
+    _check_layout(path, tensors, 8 + length, size)
+    return SafetensorsFile(path, size, hashlib.sha256(start + header).hexdigest(), tensors)
+
+
+def _header_length(path: Path, start: bytes, size: int) -> int:
+    if start == b"version ":
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer of {size} bytes, not the weights; run `git lfs pull` in the "
+            "checkpoint"
+        )
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise CheckpointError(
+            f"{path} ({size} bytes) is no complete safetensors file: its header claims {length} bytes, "
+            "expected 2 to "
+            f"{max(0, min(MAX_HEADER_BYTES, size - 8))}; download or copy it again"
+        )
+    return length
+
+
+def _parse(path: Path, header: bytes) -> dict[str, Any]:
+    try:
+        entries = json.loads(header, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} has a header that is no JSON ({error}); expected a safetensors file, download it again"
+        ) from error
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{path} has a header that is no JSON object; expected a safetensors file")
+    entries.pop("__metadata__", None)
+    return entries
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
+
+
+def _tensor(path: Path, name: str, entry: object, data_start: int) -> LazyTensor:
+    if not isinstance(entry, dict):
+        raise CheckpointError(
+            f"{path} describes tensor {name!r} by {entry!r}; expected dtype, shape and data_offsets"
+        )
+    stored, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(stored, str) or stored not in _DTYPES:
+        raise CheckpointError(
+            f"{path} stores tensor {name!r} as {stored!r}; expected one of {', '.join(_DTYPES)}; "
+            "save the model in bfloat16 and export that"
+        )
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise CheckpointError(
+            f"{path} gives tensor {name!r} shape {shape!r} and offsets {offsets!r}; expected lists of sizes "
+            "from 0 up, "
+            "two offsets; download it again"
+        )
+    begin, end = offsets
+    expected = math.prod(shape) * np.dtype(_DTYPES[stored][1]).itemsize
+    if end - begin != expected:
+        raise CheckpointError(
+            f"{path} keeps tensor {name!r} in {end - begin} bytes, but {stored} {list(shape)} takes "
+            f"{expected}; "
+            "download it again"
+        )
+    return LazyTensor(name, tuple(shape), _DTYPES[stored][0], path, data_start + begin)
+
+
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_layout(path: Path, tensors: Mapping[str, LazyTensor], data_start: int, size: int) -> None:
+    """Tensors follow one another from the first data byte to the last, without holes or overlaps."""
+    position = data_start
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset != position:
+            raise CheckpointError(
+                f"{path} has tensor {tensor.name!r} at byte {tensor.offset}, expected {position}: its "
+                "tensors overlap or "
+                "leave a hole; download it again"
+            )
+        position += tensor.nbytes
+    if position != size:
+        state = "truncated" if size < position else "too long"
+        raise CheckpointError(
+            f"{path} is {state}: {size} bytes, its header says {position}; download or copy it again"
+        )
