@@ -50,11 +50,7 @@ except SystemExit as stop:
 modules = sorted({name.partition(".")[0] for name in sys.modules})
 print("MODULES", json.dumps([code, modules]), file=sys.stderr)
 """
-IMPORT_DRIVER = """
-import sys
-import fgr_edge
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
-"""
+LIST_MODULES = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
 
 
 def modules_of_command(*arguments: str) -> tuple[str, set[str]]:
@@ -69,11 +65,23 @@ def modules_of_command(*arguments: str) -> tuple[str, set[str]]:
     return done.stdout, set(modules)
 
 
-def test_importing_the_package_imports_no_training_or_export_library() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT_DRIVER], capture_output=True, text=True, check=True, timeout=120
+def modules_of_statement(statement: str) -> set[str]:
+    """The top-level modules that one statement imports in a fresh interpreter."""
+    command = [sys.executable, "-c", f"{statement}\n{LIST_MODULES}"]
+    return set(
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split()
     )
-    modules = set(done.stdout.split())
+
+
+def test_importing_the_package_imports_nothing_before_it_is_asked_for() -> None:
+    modules = modules_of_statement("import fgr_edge")
+    assert not modules & HEAVY
+    assert not modules & LATER
+    assert not modules & {"numpy", "PIL", "tokenizers"}
+
+
+def test_importing_the_recognizer_opens_no_engine_and_draws_no_table() -> None:
+    modules = modules_of_statement("from fgr_edge import Recognizer")
     assert not modules & HEAVY
     assert not modules & LATER
 
