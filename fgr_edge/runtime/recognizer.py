@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.answer import Answer, Answerer, reasoning_in
@@ -17,11 +18,13 @@ from fgr_edge.runtime.image import ImageConfig, ImageInput, load_image, preproce
 from fgr_edge.runtime.labels import check_labels, read_labels
 from fgr_edge.runtime.prediction import Prediction, Timings
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
+from fgr_edge.runtime.rotary import prompt_positions
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 from fgr_edge.runtime.sessions.onnxruntime import Device, OnnxRuntimeSession
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
+Floats = npt.NDArray[np.float32]
 DIRECT_TOKENS = 64  # room for a name
 
 
@@ -58,7 +61,7 @@ class Recognizer:
         elif labels is not None:
             self.labels = check_labels(labels)
         else:
-            self.labels = tuple(opened.labels())
+            self.labels = check_labels(opened.json("labels.json")["labels"]) if "labels.json" in opened else ()
         if device is None:
             device = "cuda" if manifest["target"] == "cuda" else "cpu"
         self._image_config = read_spec(ImageConfig, manifest["image"], "image")
@@ -153,9 +156,7 @@ class Recognizer:
         )
         return _prediction(answer, mode, timings)
 
-    def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int) -> np.ndarray:
-        from fgr_edge.runtime.rotary import prompt_positions
-
+    def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int) -> Floats:
         picture = slice(prompt.image_start, prompt.image_start + prompt.image_tokens)
         inputs = self._embedding.gather(prompt.ids)
         inputs[picture] = embeds.tokens
@@ -167,7 +168,7 @@ class Recognizer:
         positions = prompt_positions(prompt.image_start, embeds.grid, len(prompt.ids) - picture.stop)
         return self._decoder.prefill(inputs, positions, max_new_tokens=room, deepstack=deepstack)
 
-    def _step(self, token: int) -> np.ndarray:
+    def _step(self, token: int) -> Floats:
         return self._decoder.step(self._embedding.gather(np.array([token])))
 
 

@@ -34,16 +34,17 @@ class GraphBuilder:
     """Collects nodes for one graph and writes `<name>.onnx` beside its `<name>.onnx.data`.
 
     Args:
-        folder: where both files go.
+        folder: where both files go; None builds without reading or writing a weight, which still checks that every
+            tensor is there and has its shape.
         name: file stem and graph name.
         opset_imports: domain -> version.
     """
 
-    def __init__(self, folder: Path, name: str, opset_imports: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path | None, name: str, opset_imports: Mapping[str, int]) -> None:
         self.folder = folder
         self.name = name
         self._opsets = dict(opset_imports)
-        self._weights = WeightFile(folder / f"{name}.onnx.data")
+        self._weights = None if folder is None else WeightFile(folder / f"{name}.onnx.data")
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
@@ -97,8 +98,10 @@ class GraphBuilder:
         self, name: str, shape: Sequence[int], dtype: npt.DTypeLike, chunks: Iterable[npt.NDArray[Any]]
     ) -> ir.Value:
         """Stream a weight to the external-data file; `chunks` concatenate to `shape` in C order."""
-        offset, length = self._weights.append(chunks)
         kind = _DTYPES[np.dtype(dtype)]
+        if self._weights is None or self.folder is None:
+            return ir.val(name, dtype=kind, shape=list(shape))
+        offset, length = self._weights.append(chunks)
         expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         assert length == expected, f"{name}: wrote {length} bytes, expected {expected}"
         tensor = ir.ExternalTensor(
@@ -114,8 +117,10 @@ class GraphBuilder:
         self._initializers[name] = value
         return value
 
-    def save(self) -> Path:
-        """Write the graph beside its weights and return its path."""
+    def save(self) -> None:
+        """Write the graph beside its weights."""
+        if self._weights is None or self.folder is None:
+            return
         self._weights.close()
         graph = ir.Graph(
             self._inputs,
@@ -126,6 +131,4 @@ class GraphBuilder:
             name=self.name,
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="fgr-edge", producer_version=__version__)
-        path = self.folder / f"{self.name}.onnx"
-        ir.save(model, path)
-        return path
+        ir.save(model, self.folder / f"{self.name}.onnx")

@@ -28,9 +28,9 @@ from fgr_edge.export.weights import Matrix, Weights
 
 
 def build_decoder(
-    folder: Path, dims: DecoderDims, weights: Weights, head: Matrix, dialect: Dialect, step: Step
-) -> Path:
-    """Write decoder.onnx and decoder.onnx.data into `folder`.
+    folder: Path | None, dims: DecoderDims, weights: Weights, head: Matrix, dialect: Dialect, step: Step
+) -> None:
+    """Write decoder.onnx and decoder.onnx.data into `folder`; with None only check that the weights fit.
 
     Args:
         head: the output projection [V, H]; the embedding where it is tied.
@@ -69,7 +69,7 @@ def build_decoder(
     logits = dialect.linear(g, normed, head, None)
     g.output(logits, "logits", np.float32, [1, "rows", dims.vocab])
     step(head.rows * head.columns)
-    return g.save()
+    g.save()
 
 
 def _attention(

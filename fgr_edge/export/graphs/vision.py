@@ -30,9 +30,9 @@ from fgr_edge.export.progress import Step
 from fgr_edge.export.weights import Matrix, Weights
 
 
-def build_vision(folder: Path, dims: VisionDims, weights: Weights, dialect: Dialect, step: Step) -> Path:
-    """Write vision.onnx and vision.onnx.data into `folder`; `step` as in `build_decoder`."""
-    return _VisionGraph(folder, dims, weights, dialect).build(step)
+def build_vision(folder: Path | None, dims: VisionDims, weights: Weights, dialect: Dialect, step: Step) -> None:
+    """Write vision.onnx and vision.onnx.data into `folder` (None: only check that the weights fit); `step` as in `build_decoder`."""
+    _VisionGraph(folder, dims, weights, dialect).build(step)
 
 
 def vision_weights(dims: VisionDims) -> int:
@@ -49,12 +49,12 @@ def _block_weights(dims: VisionDims) -> int:
 
 @dataclass
 class _VisionGraph:
-    folder: Path
+    folder: Path | None
     dims: VisionDims
     weights: Weights
     dialect: Dialect
 
-    def build(self, step: Step) -> Path:
+    def build(self, step: Step) -> None:
         dims, dialect = self.dims, self.dialect
         g = self.g = GraphBuilder(self.folder, "vision", dialect.opset_imports)
         # 1. Inputs.
@@ -86,7 +86,7 @@ class _VisionGraph:
             y = g.op("Gather", y, self.restore, axis=1)
         self._emit(y, "image_embeds")
         step(vision_weights(dims) - dims.depth * _block_weights(dims) - dims.hidden * dims.patch_inputs)
-        return g.save()
+        g.save()
 
     def _window_inputs(self) -> WindowInputs | None:
         dims, g = self.dims, self.g

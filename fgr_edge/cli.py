@@ -1,0 +1,164 @@
+"""The `fgr-edge` command: verbs only. Each parses its options, calls one function and prints.
+
+Results go to stdout, logs and progress to stderr. Exit 0 done, 1 a known failure, 2 usage.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from fgr_edge.errors import FgrEdgeError, ImageError
+
+if TYPE_CHECKING:
+    from fgr_edge.runtime.prediction import Prediction
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-grained recognition with a multimodal LLM, compiled for the edge.",
+)
+train_app = typer.Typer(no_args_is_help=True, help="Train a checkpoint with a recipe.")
+app.add_typer(train_app, name="train")
+
+
+class Mode(str, Enum):
+    """How to answer."""
+
+    direct = "direct"
+    reason = "reason"
+
+
+def main() -> None:
+    """Entry point: known failures are one line on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except FgrEdgeError as error:
+        print(f"fgr-edge: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each stage.")] = False,
+) -> None:
+    """Fine-grained recognition with a multimodal LLM, compiled for the edge."""
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
+    if version:
+        from fgr_edge import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+# typer reads annotations at run time, and on Python 3.10 needs Optional spelled out.
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, or a hub id owner/name.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle.")],
+    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    labels: Annotated[Optional[Path], typer.Option(help="Class names, one a line, to store.")] = None,  # noqa: UP045
+    image_size: Annotated[Optional[str], typer.Option(help="WxH: resize to at most so many pixels.")] = None,  # noqa: UP045
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Turn a checkpoint into a bundle for one target."""
+    from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
+    from fgr_edge.runtime.inspection import summary
+
+    size = _image_size(image_size)
+    path = export_checkpoint(
+        ExportConfig(model, output, target, precision, labels=labels, image_size=size, force=force)
+    )
+    print(summary(path))
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what is inside a bundle and how large it is."""
+    from fgr_edge.runtime.inspection import describe, summary
+
+    if json:
+        _print_json(describe(bundle))
+    else:
+        print(summary(bundle))
+
+
+@app.command()
+def recognize(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or - for stdin.")],
+    labels: Annotated[Optional[Path], typer.Option(help="Class names, one a line.")] = None,  # noqa: UP045
+    mode: Annotated[Mode, typer.Option(help="Name at once, or think first.")] = Mode.direct,
+    question: Annotated[Optional[str], typer.Option(help="Asked instead of the bundle's own.")] = None,  # noqa: UP045
+    think_budget: Annotated[Optional[int], typer.Option(help="Close the thought at so many tokens.")] = None,  # noqa: UP045
+    top_k: Annotated[int, typer.Option(help="Show so many labels.", min=1)] = 1,
+    threads: Annotated[Optional[int], typer.Option(help="Threads of one operator.", min=1)] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Recognise pictures."""
+    from fgr_edge.runtime.recognizer import Recognizer
+    from fgr_edge.runtime.sources import pictures
+
+    recognizer = Recognizer(bundle, labels, threads=threads)
+    documents: list[dict[str, object]] = []
+    for name, picture in pictures(images):
+        try:
+            found = recognizer(picture, mode=mode.value, question=question, think_budget=think_budget)
+        except ImageError as error:
+            # One bad picture does not cost the others their answers.
+            documents.append({"image": name, "error": str(error)})
+            print(f"fgr-edge: {error}", file=sys.stderr)
+            continue
+        documents.append({"image": name, **found.to_json()})
+        if not json:
+            print(_answer(name, found, top_k), flush=True)
+    if json:
+        _print_json(documents)
+    if any("error" in document for document in documents):
+        raise typer.Exit(1)
+
+
+@train_app.command("sft")
+def train_sft(config: Annotated[Path, typer.Argument(help="Recipe, a TOML file.")]) -> None:
+    """Supervised fine-tuning: vision warm-up, then text, as the recipe says."""
+    from fgr_edge.training.sft import run
+
+    print(run(config))
+
+
+def _answer(name: str, found: Prediction, top_k: int) -> str:
+    """One picture's line, its other labels and its reasoning below."""
+    label = found.label if found.label is not None else "(no answer)"
+    share = "" if found.probability is None else f"{found.probability:6.3f}"
+    lines = [f"{name:<40}  {label:<28}  {share:>6}  {found.timings.total_ms:8.1f} ms"]
+    lines += [f"{'':<40}  {other:<28}  {p:6.3f}" for other, p in found.top_k[1:top_k]]
+    if found.reasoning:
+        lines += [f"    {line}" for line in found.reasoning.splitlines()]
+    return "\n".join(lines)
+
+
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{text!r} is no size; expected WxH, for example 640x480", param_hint="--image-size")
+    return int(parts[0]), int(parts[1])
+
+
+def _print_json(document: object) -> None:
+    import json
+
+    print(json.dumps(document, ensure_ascii=False, indent=2))

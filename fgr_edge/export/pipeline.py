@@ -1,0 +1,218 @@
+"""Checkpoint to bundle: one pass over the weights, streamed, into a folder that is whole or absent.
+
+Stages: open and check everything; embedding table and graphs; tokenizer, labels, manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from fgr_edge import __version__
+from fgr_edge.errors import CheckpointError, EngineError, MissingExtraError
+from fgr_edge.export import settings
+from fgr_edge.export.architectures import DecoderDims, Family, VisionDims, family_of
+from fgr_edge.export.bundle_writer import BundleWriter, check_output
+from fgr_edge.export.chat import prompt_spec
+from fgr_edge.export.checkpoint import Checkpoint, LazyTensor, same_values
+from fgr_edge.export.progress import Step, progress_bar
+from fgr_edge.export.targets import Precision, Target, find_target
+from fgr_edge.export.weights import Matrix, Weights
+from fgr_edge.runtime.labels import read_labels
+
+log = logging.getLogger(__name__)
+
+IMAGE_TOKEN = "<|image_pad|>"
+_HEAD = ("lm_head.weight", "model.lm_head.weight", "language_model.lm_head.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """What to export and how.
+
+    Attributes:
+        source: checkpoint folder, or a hub id "owner/name".
+        output: the bundle's folder.
+        target: a row of `targets.TARGETS`.
+        precision: of the linear layers.
+        labels: text file of class names to store in the bundle.
+        image_size: (width, height); pictures are resized to at most so many pixels.
+        force: replace a bundle that is there.
+        quiet: no progress bar.
+    """
+
+    source: str | Path
+    output: Path
+    target: str = "cpu"
+    precision: str = "int8"
+    labels: Path | None = None
+    image_size: tuple[int, int] | None = None
+    force: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """An opened checkpoint with everything that can be checked without reading weights."""
+
+    checkpoint: Checkpoint
+    family: Family
+    decoder_dims: DecoderDims
+    vision_dims: VisionDims
+    decoder: Weights
+    vision: Weights
+    embedding: LazyTensor
+    head: Matrix
+
+
+def export_checkpoint(config: ExportConfig) -> Path:
+    """Export a checkpoint and return the bundle's folder.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        OutputExistsError: the output exists and `force` is not set.
+        StorageError: the disk is full or not writable.
+        LabelError, ConfigError: an option cannot be used.
+        MissingExtraError: the `export` extra is not installed.
+    """
+    _require_onnx()
+    from fgr_edge.export.graphs.decoder import build_decoder, decoder_weights
+    from fgr_edge.export.graphs.vision import build_vision, vision_weights
+
+    start = time.perf_counter()
+    target, precision = find_target(config.target, config.precision)
+    labels = read_labels(config.labels) if config.labels is not None else None
+    check_output(config.output, force=config.force)
+    # 1. Everything that can be wrong with the checkpoint is found before a byte is written.
+    model = _open(config.source)
+    dialect = target.dialect(precision)
+
+    def build_graphs(folder: Path | None, step: Step) -> None:
+        build_vision(folder, model.vision_dims, model.vision, dialect, step)
+        build_decoder(folder, model.decoder_dims, model.decoder, model.head, dialect, step)
+
+    build_graphs(None, lambda _: None)
+    manifest = _manifest(model, target, precision, config)
+    # 2. Weights, streamed. The embedding keeps its stored precision: it is read by rows and costs no bandwidth.
+    table = model.decoder_dims.vocab * model.decoder_dims.hidden
+    total = table + decoder_weights(model.decoder_dims) + vision_weights(model.vision_dims)
+    with BundleWriter(config.output, force=config.force) as bundle:
+        with progress_bar(f"export {target.name} {precision}", total, quiet=config.quiet) as step:
+            _write_embedding(model.embedding, bundle.folder / "embedding.bin", step)
+            build_graphs(bundle.folder, step)
+        _check_graphs(bundle.folder)
+        # 3. What travels along.
+        shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / "tokenizer.json")
+        if labels is not None:
+            document = json.dumps({"labels": labels}, ensure_ascii=False, indent=1)
+            (bundle.folder / "labels.json").write_text(document + "\n", encoding="utf-8")
+        bundle.manifest = manifest
+    log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - start)
+    return config.output
+
+
+def _open(source: str | Path) -> _Model:
+    checkpoint = Checkpoint.open(source)
+    family = family_of(checkpoint.config)
+    decoder_dims, vision_dims = family.decoder_dims(checkpoint.config), family.vision_dims(checkpoint.config)
+    if vision_dims.out_hidden != decoder_dims.hidden:
+        raise CheckpointError(
+            f"vision tower gives tokens of width {vision_dims.out_hidden}, the decoder takes {decoder_dims.hidden}; "
+            "check out_hidden_size and hidden_size in config.json"
+        )
+    decoder = Weights(checkpoint, family.decoder_prefixes, family.decoder_names, "embedding")
+    vision = Weights(checkpoint, family.vision_prefixes, family.vision_names, "patch")
+    embedding = decoder.tensor("embedding", (decoder_dims.vocab, decoder_dims.hidden))
+    head = Matrix("lm_head", (_head(checkpoint, embedding),), decoder_dims.hidden)
+    return _Model(checkpoint, family, decoder_dims, vision_dims, decoder, vision, embedding, head)
+
+
+def _head(checkpoint: Checkpoint, embedding: LazyTensor) -> LazyTensor:
+    """The output projection: a stored head, unless it only repeats the embedding."""
+    config = checkpoint.config
+    text = config.get("text_config") or {}
+    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+    stored = next((name for name in _HEAD if name in checkpoint), None)
+    if stored is None:
+        if not tied:
+            raise CheckpointError(
+                f"{checkpoint.path} holds no {_HEAD[0]!r} and config.json does not tie it to the embedding "
+                "(tie_word_embeddings); expected one or the other"
+            )
+        return embedding
+    head = checkpoint.tensor(stored, embedding.shape)
+    if same_values(head, embedding):
+        log.info("%s repeats the embedding and is dropped (%.0f MB)", stored, head.nbytes / 1e6)
+        return embedding
+    if tied:
+        log.warning("%s differs from the embedding although config.json ties them; the stored head is used", stored)
+    return head
+
+
+def _manifest(model: _Model, target: Target, precision: Precision, config: ExportConfig) -> dict[str, Any]:
+    checkpoint, family = model.checkpoint, model.family
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+    dialect = target.dialect(precision)
+    prompt = prompt_spec(checkpoint.chat_template() or family.chat_template, IMAGE_TOKEN)
+    image = settings.image_config(checkpoint, family, model.vision_dims, config.image_size)
+    rows, columns = model.embedding.shape
+    return {
+        "family": family.name,
+        "name": checkpoint.path.name,
+        "target": target.name,
+        "dialect": dialect.name,
+        "opset": dialect.opset_imports[""],
+        "precision": {"vision": precision, "decoder": precision, "head": precision, "embedding": model.embedding.dtype},
+        "decoder": asdict(settings.decoder_spec(model.decoder_dims, dialect.cache_dtype)),
+        "vision": asdict(settings.vision_spec(model.vision_dims)),
+        "image": asdict(image),
+        "prompt": asdict(prompt),
+        "generation": settings.generation(checkpoint, family, tokenizer),
+        "embedding": {"dtype": model.embedding.dtype, "rows": rows, "columns": columns},
+        "provenance": {
+            "source": str(config.source),
+            "checkpoint_digest": checkpoint.digest(),
+            "fgr_edge": __version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "calibration_digest": None,
+        },
+    }
+
+
+def _write_embedding(table: LazyTensor, path: Path, step: Step) -> None:
+    rows, columns = table.shape
+    chunk = max(1, 8 * 1024 * 1024 // columns)
+    with path.open("wb") as file:
+        for start in range(0, rows, chunk):
+            stop = min(start + chunk, rows)
+            table.raw_rows(start, stop).tofile(file)
+            step((stop - start) * columns)
+
+
+def _check_graphs(folder: Path) -> None:
+    import onnx
+
+    for name in ("vision.onnx", "decoder.onnx"):
+        try:
+            onnx.checker.check_model(str(folder / name))
+        except onnx.checker.ValidationError as error:
+            raise EngineError(f"{name} does not pass ONNX's checker: {error}; this is a defect of fgr-edge, please report it") from error
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx
+        import onnx_ir  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(f"{error.name} is not installed; pip install 'fgr-edge[export]'") from error
+    del onnx
