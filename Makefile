@@ -10,7 +10,7 @@ FULL := $(VENV)/.installed-full
 SETTINGS := pyproject.toml constraints.txt
 OUT := out
 
-.PHONY: demo test test-slow test-gpu check format clean
+.PHONY: demo test test-slow test-gpu check lint types floors format clean
 .DEFAULT_GOAL := demo
 
 ## demo: export models/nano to int8 and recognise six drawn birds; installs neither torch nor transformers
@@ -32,11 +32,17 @@ test-slow: $(FULL)
 test-gpu: $(FULL)
 	$(BIN)/python -m pytest -q -m gpu
 
-## check: lint, format, types, floors
-check: $(FULL)
+## check: lint and format, types, import floors (`make -k check` goes on after the first that fails)
+check: lint types floors
+
+lint: $(FULL)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(FULL)
 	$(BIN)/mypy --strict fgr_edge
+
+floors: $(FULL)
 	$(BIN)/lint-imports
 
 format: $(FULL)
