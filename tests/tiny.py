@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLConfig,
@@ -112,7 +114,21 @@ def reference(model: Any, grid: tuple[int, int], *, before: int = 5, after: int 
     return Reference(ids, grid, pixels, embeds.numpy(), logits.numpy(), greedy.tolist())
 
 
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, no merges: ids 0 to 5 are `SPECIAL`, then the 256 bytes; any text is as long as its UTF-8."""
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    inner = Tokenizer(models.BPE(vocabulary, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
 def save(model: Any, folder: Path, **options: Any) -> Path:
-    """Save as transformers does; returns the folder."""
+    """Save model and tokenizer as transformers does; returns the folder."""
     model.save_pretrained(folder, **options)
+    tokenizer().save_pretrained(folder)
     return folder
