@@ -16,9 +16,8 @@ OUT := out
 ## demo: export models/nano to int8 and recognise six drawn birds; installs neither torch nor transformers
 demo: $(LEAN)
 	$(BIN)/fgr-edge export models/nano -o $(OUT)/nano-int8 --target cpu --precision int8 --labels models/nano/labels_aviary.txt --force
-	$(BIN)/python -m fgr_edge.data.aviary $(OUT)/birds --count 6 --seed 7
+	$(BIN)/python examples/demo.py $(OUT)/nano-int8 $(OUT)/birds --count 6
 	$(BIN)/fgr-edge recognize $(OUT)/nano-int8 $(OUT)/birds
-	$(BIN)/fgr-edge recognize $(OUT)/nano-int8 "$$(find $(OUT)/birds -name '*.png' | sort | head -n 1)" --mode reason
 
 ## test: what must pass before every commit
 test: $(FULL)
