@@ -68,7 +68,9 @@ def _random(kind: Any, config: Any, seed: int) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # norms and biases that are not one and zero, so that a swap shows
-                parameter.copy_(torch.randn_like(parameter) * 0.1 + (1.0 if "norm" in name and "bias" not in name else 0.0))
+                parameter.copy_(
+                    torch.randn_like(parameter) * 0.1 + (1.0 if "norm" in name and "bias" not in name else 0.0)
+                )
             else:
                 parameter.copy_(torch.randn_like(parameter) * (1.5 / parameter[0].numel() ** 0.5))
     return model
@@ -114,7 +116,14 @@ def reference(model: Any, grid: tuple[int, int], *, before: int = 5, after: int 
     return Reference(ids, grid, pixels, embeds.numpy(), logits.numpy(), greedy.tolist())
 
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

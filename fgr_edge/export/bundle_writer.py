@@ -64,14 +64,14 @@ class BundleWriter:
         manifest: to be set before the block ends.
 
     Raises:
-        OutputExistsError: from the constructor, before any work: the output exists and `force` is not set, or it
-            is something else than a bundle, whatever `force` says.
+        OutputExistsError: from the constructor, before any work: the output exists and `force` is not set, or
+            it is something else than a bundle, whatever `force` says.
         StorageError: the disk is full or not writable. Nothing half-written is left.
         BundleError: from leaving the block: the manifest lacks a key.
     """
 
     def __init__(self, output: str | Path, *, force: bool) -> None:
-        self.output = Path(output).resolve()
+        self.output = Path(os.path.realpath(output))
         self.manifest: Mapping[str, Any] | None = None
         self._force = force
         self._lock: int | None = None
@@ -217,9 +217,7 @@ def check_output(output: Path, *, force: bool) -> None:
             "replaced, with or without --force: name a new folder"
         )
     if not force:
-        raise OutputExistsError(
-            f"{output} exists already; give --force to replace it, or name another folder"
-        )
+        raise OutputExistsError(f"{output} exists already; give --force to replace it, or name another folder")
     strangers = sorted(_unlisted(output)) if names else []
     if strangers:
         raise OutputExistsError(
@@ -270,9 +268,7 @@ def _clear_leftovers(output: Path) -> None:
             if not _is_abandoned(path, int(pid)):
                 log.warning("leaving %s alone: process %s may still be writing it", path, pid)
             elif role == "replaced" and not os.path.lexists(output):
-                log.warning(
-                    "an earlier run was killed while it replaced %s: the old bundle is put back", output
-                )
+                log.warning("an earlier run was killed while it replaced %s: the old bundle is put back", output)
                 path.rename(output)
             else:
                 log.warning("removing %s, left by a run that was killed", path)
@@ -282,8 +278,8 @@ def _clear_leftovers(output: Path) -> None:
 def _is_abandoned(folder: Path, pid: int) -> bool:
     """Whether the process that made `folder` is gone.
 
-    The lock alone would do, but for the moment between mkdir and flock; the pid alone would do, but in containers
-    every run may have the same one.
+    The lock alone would do, but for the moment between mkdir and flock; the pid alone would do, but in
+    containers every run may have the same one.
     """
     try:
         descriptor = _locked(folder)
@@ -321,7 +317,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove `folder`; failing is logged only: the bundle is in place by then, or another error is under way."""
+    """Remove `folder`; failing is only logged: the bundle is in place, or another error is under way."""
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:

@@ -51,4 +51,6 @@ def _render(chat_template: str, messages: list[dict[str, Any]]) -> str:
     try:
         return environment.from_string(chat_template).render(messages=messages, add_generation_prompt=True)
     except TemplateError as error:
-        raise CheckpointError(f"the checkpoint's chat template does not render: {error}; check chat_template.jinja") from error
+        raise CheckpointError(
+            f"the checkpoint's chat template does not render: {error}; check chat_template.jinja"
+        ) from error

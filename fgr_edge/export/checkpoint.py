@@ -84,9 +84,7 @@ class Checkpoint:
         """
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise CheckpointError(
-                f"{self.path} holds no tensor {name!r}; expected what its config.json describes"
-            )
+            raise CheckpointError(f"{self.path} holds no tensor {name!r}; expected what its config.json describes")
         if shape is not None and tensor.shape != tuple(shape):
             raise CheckpointError(
                 f"tensor {name!r} of {self.path} has shape {list(tensor.shape)}, expected {list(shape)} "
@@ -122,9 +120,7 @@ class Checkpoint:
         for name in ("chat_template.json", "tokenizer_config.json"):
             template = (self.json_file(name) or {}).get("chat_template")
             if isinstance(template, list):  # several, by name: [{"name": "default", "template": ...}, ...]
-                defaults = [
-                    item for item in template if isinstance(item, dict) and item.get("name") == "default"
-                ]
+                defaults = [item for item in template if isinstance(item, dict) and item.get("name") == "default"]
                 template = defaults[0].get("template") if defaults else None
             if isinstance(template, str):
                 return template
@@ -187,8 +183,7 @@ def _weights(path: Path) -> tuple[dict[str, LazyTensor], tuple[SafetensorsFile, 
     for name, shard_name in weight_map.items():
         if not isinstance(shard_name, str) or not _stays_inside(shard_name):
             raise CheckpointError(
-                f"{path / INDEX} places {name!r} in {shard_name!r}, which is no file below the checkpoint's "
-                "folder"
+                f"{path / INDEX} places {name!r} in {shard_name!r}, which is no file below the checkpoint's folder"
             )
         if shard_name not in shards:
             shards[shard_name] = _shard(path, shard_name, name)
@@ -205,8 +200,7 @@ def _weights(path: Path) -> tuple[dict[str, LazyTensor], tuple[SafetensorsFile, 
 def _shard(path: Path, shard_name: str, name: str) -> SafetensorsFile:
     if not (path / shard_name).is_file():
         raise CheckpointError(
-            f"{path} lacks shard {shard_name}, which {INDEX} names for {name!r}; download the checkpoint "
-            "again"
+            f"{path} lacks shard {shard_name}, which {INDEX} names for {name!r}; download the checkpoint again"
         )
     return open_safetensors(path / shard_name)
 

@@ -171,7 +171,12 @@ def _manifest(model: _Model, target: Target, precision: Precision, config: Expor
         "target": target.name,
         "dialect": dialect.name,
         "opset": dialect.opset_imports[""],
-        "precision": {"vision": precision, "decoder": precision, "head": precision, "embedding": model.embedding.dtype},
+        "precision": {
+            "vision": precision,
+            "decoder": precision,
+            "head": precision,
+            "embedding": model.embedding.dtype,
+        },
         "decoder": asdict(settings.decoder_spec(model.decoder_dims, dialect.cache_dtype)),
         "vision": asdict(settings.vision_spec(model.vision_dims)),
         "image": asdict(image),
@@ -206,7 +211,9 @@ def _check_graphs(folder: Path) -> None:
         try:
             onnx.checker.check_model(str(folder / name))
         except onnx.checker.ValidationError as error:
-            raise EngineError(f"{name} does not pass ONNX's checker: {error}; this is a defect of fgr-edge, please report it") from error
+            raise EngineError(
+                f"{name} does not pass ONNX's checker: {error}; this is a defect of fgr-edge, please report it"
+            ) from error
 
 
 def _require_onnx() -> None:

@@ -174,8 +174,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 def _header_length(path: Path, start: bytes, size: int) -> int:
     if start == b"version ":
         raise CheckpointError(
-            f"{path} is a Git LFS pointer of {size} bytes, not the weights; run `git lfs pull` in the "
-            "checkpoint"
+            f"{path} is a Git LFS pointer of {size} bytes, not the weights; run `git lfs pull` in the checkpoint"
         )
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
@@ -209,9 +208,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _tensor(path: Path, name: str, entry: object, data_start: int) -> LazyTensor:
     if not isinstance(entry, dict):
-        raise CheckpointError(
-            f"{path} describes tensor {name!r} by {entry!r}; expected dtype, shape and data_offsets"
-        )
+        raise CheckpointError(f"{path} describes tensor {name!r} by {entry!r}; expected dtype, shape and data_offsets")
     stored, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(stored, str) or stored not in _DTYPES:
         raise CheckpointError(
@@ -252,6 +249,4 @@ def _check_layout(path: Path, tensors: Mapping[str, LazyTensor], data_start: int
         position += tensor.nbytes
     if position != size:
         state = "truncated" if size < position else "too long"
-        raise CheckpointError(
-            f"{path} is {state}: {size} bytes, its header says {position}; download or copy it again"
-        )
+        raise CheckpointError(f"{path} is {state}: {size} bytes, its header says {position}; download or copy it again")

@@ -57,7 +57,8 @@ def generation(checkpoint: Checkpoint, family: Family, tokenizer: Tokenizer) -> 
     if not ids:
         expected = " or ".join(family.generation["eos_token"])
         raise CheckpointError(
-            f"{checkpoint.path}: no stop token; expected eos_token_id in generation_config.json, or {expected} in the tokenizer"
+            f"{checkpoint.path}: no stop token; expected eos_token_id in generation_config.json, "
+            f"or {expected} in the tokenizer"
         )
     return {"eos_token_ids": ids, "repetition_penalty": float(stored.get("repetition_penalty") or 1.0)}
 

@@ -79,7 +79,7 @@ class WeightFile:
 
 
 def _blocks(chunks: Iterable[npt.NDArray[Any]]) -> Iterator[memoryview]:
-    """The bytes of `chunks` in blocks of `LARGE_BYTES` or more, but for the last; copies small chunks only."""
+    """The bytes of `chunks` in blocks of `LARGE_BYTES` or more, but for the last one; copies small chunks."""
     pending = bytearray()
     for chunk in chunks:
         data = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data

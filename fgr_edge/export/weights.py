@@ -46,9 +46,7 @@ class Weights:
         CheckpointError: no prefix fits, a tensor is missing, or its shape is not the expected one.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, prefixes: Sequence[str], names: Mapping[str, str], probe: str
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, prefixes: Sequence[str], names: Mapping[str, str], probe: str) -> None:
         self._checkpoint = checkpoint
         self._names = names
         for prefix in prefixes:
@@ -68,9 +66,7 @@ class Weights:
 
     def matrix(self, roles: Sequence[str], rows: Sequence[int], columns: int, layer: int = 0) -> Matrix:
         """Stack the weights of `roles`, each [rows[i], columns]."""
-        parts = tuple(
-            self.tensor(role, (count, columns), layer) for role, count in zip(roles, rows, strict=True)
-        )
+        parts = tuple(self.tensor(role, (count, columns), layer) for role, count in zip(roles, rows, strict=True))
         return Matrix(name=self.name(roles[0], layer), parts=parts, columns=columns)
 
     def vector(self, roles: Sequence[str], sizes: Sequence[int], layer: int = 0) -> npt.NDArray[np.float32]:

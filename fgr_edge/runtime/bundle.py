@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterable
@@ -103,8 +104,7 @@ class Bundle:
         """
         if name not in self.manifest["files"]:
             raise BundleError(
-                f"bundle {self.path} has no file {name!r}; it lists "
-                f"{', '.join(sorted(self.manifest['files']))}"
+                f"bundle {self.path} has no file {name!r}; it lists {', '.join(sorted(self.manifest['files']))}"
             )
         return self.path / name
 
@@ -180,13 +180,14 @@ class Bundle:
 
     def _check_files(self) -> None:
         """Presence, size and place of every listed file."""
-        root = self.path.resolve()
+        root = os.path.realpath(self.path)  # unlike Path.resolve, says nothing of links that go round
         wrong = []
         for name, entry in self.manifest["files"].items():
             path = self.path / name
-            if not path.resolve().is_relative_to(root):
+            real = Path(os.path.realpath(path))
+            if not real.is_relative_to(root):
                 raise BundleError(
-                    f"{name!r} in bundle {self.path} is a link to {path.resolve()}, outside the bundle; "
+                    f"{name!r} in bundle {self.path} is a link to {real}, outside the bundle; "
                     "expected every "
                     "file inside it: copy the bundle again, or export it again"
                 )
@@ -244,9 +245,7 @@ class EmbeddingTable:
         self.rows = spec["rows"]
         self.columns = spec["columns"]
 
-    def gather(
-        self, ids: npt.NDArray[np.int64], out: npt.NDArray[np.float32] | None = None
-    ) -> npt.NDArray[np.float32]:
+    def gather(self, ids: npt.NDArray[np.int64], out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
         """Embeddings of `ids`.
 
         Args:

@@ -123,13 +123,14 @@ class Decoder:
             table.array[:count] = prompt
             table.array[count : count + len(text)] = text
             table.upload()
-        logits = self.forward(embeds, np.array([count - 1]), deepstack)
-        return logits[0]
+        logits: Floats = self.forward(embeds, np.array([count - 1]), deepstack)[0]
+        return logits
 
     def step(self, embed: Floats) -> Floats:
         """Append one text token, embed [1, H]; returns the logits [V] after it, overwritten by the next step."""
         self.next_position += 1
-        return self.forward(embed, _FIRST_ROW)[0]
+        logits: Floats = self.forward(embed, _FIRST_ROW)[0]
+        return logits
 
     def forward(self, embeds: Floats, rows: IntArray, deepstack: Sequence[Floats] = ()) -> Floats:
         """Append S tokens whose rotary angles are in the table; logits [R, V] of `rows`, counted from the first."""

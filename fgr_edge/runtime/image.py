@@ -253,8 +253,7 @@ def _check_size(width: int, height: int, what: str) -> None:
         raise ImageError(f"{what} is {width} x {height}: give one of at least 1 x 1 pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{what} is too large ({width} x {height}, at most {MAX_PIXELS:,} pixels expected): resize it "
-            "first"
+            f"{what} is too large ({width} x {height}, at most {MAX_PIXELS:,} pixels expected): resize it first"
         )
 
 

@@ -32,7 +32,10 @@ def summary(path: Path) -> str:
         ("target", f"{d['target']}, {d['dialect']} dialect"),
         ("precision", ", ".join(f"{part} {kind}" for part, kind in d["precision"].items())),
         ("decoder", f"{decoder['layers']} layers of {decoder['hidden']}, {decoder['vocab']:,} tokens"),
-        ("pictures", f"{image['min_pixels']:,} to {image['max_pixels']:,} pixels in patches of {image['patch_size']}"),
+        (
+            "pictures",
+            f"{image['min_pixels']:,} to {image['max_pixels']:,} pixels in patches of {image['patch_size']}",
+        ),
         ("labels", str(d["labels"]) if d["labels"] else "none stored"),
         ("KV cache", f"{readable(d['cache_bytes_per_token'])} a token"),
         *((name, readable(entry["size"])) for name, entry in sorted(d["files"].items())),

@@ -34,10 +34,14 @@ def check_labels(names: Iterable[str]) -> tuple[str, ...]:
         if not name:
             raise LabelError(f"label {position} is empty; expected a class name")
         if len(name) > MAX_NAME_LENGTH:
-            raise LabelError(f"label {position} has {len(name)} characters, expected at most {MAX_NAME_LENGTH}: {name[:40]!r}…")
+            raise LabelError(
+                f"label {position} has {len(name)} characters, expected at most {MAX_NAME_LENGTH}: {name[:40]!r}…"
+            )
         odd = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")), None)
         if odd is not None:
-            raise LabelError(f"label {position} ({name!r}) holds the character U+{ord(odd):04X}, which no name has; remove it")
+            raise LabelError(
+                f"label {position} ({name!r}) holds the character U+{ord(odd):04X}, which no name has; remove it"
+            )
         folded = normalized(name)
         if folded in seen:
             raise LabelError(f"labels {seen[folded]!r} and {name!r} are the same name; expected each class once")
@@ -95,9 +99,7 @@ class LabelTrie:
                 raise LabelError(f"label {index + 1} has the same tokens as another; expected names that differ")
             node.label = index
 
-    def greedy(
-        self, logits: npt.NDArray[np.float32], step: Callable[[int], npt.NDArray[np.float32]]
-    ) -> TrieChoice:
+    def greedy(self, logits: npt.NDArray[np.float32], step: Callable[[int], npt.NDArray[np.float32]]) -> TrieChoice:
         """Walk from the root, taking the likeliest child each time.
 
         Args:
@@ -108,7 +110,9 @@ class LabelTrie:
             The label reached, its tokens, and the product of the chosen children's shares among their siblings. A token
             that has no sibling is certain and costs no step before the next choice.
         """
-        node, tokens, pending, log_probability = self._root, [], [], 0.0
+        node, log_probability = self._root, 0.0
+        tokens: list[int] = []
+        pending: list[int] = []
         while node.label is None:
             children = list(node.children)
             if len(children) > 1:

@@ -175,7 +175,7 @@ def is_safe_name(name: str) -> bool:
     parts = name.split("/")
     return (
         not any(part in ("", ".", "..") for part in parts)
-        and not re.search(r"[\\:\x00-\x1f]", name)
+        and not re.search(r"[\\:\x00-\x1f\ud800-\udfff]", name)
         and PurePosixPath(name).as_posix() == name
         and name.lower() != MANIFEST
     )
@@ -188,7 +188,10 @@ def embedding_bytes(spec: EmbeddingSpec) -> int:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     body = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    try:
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} holds what JSON has not ({error}); export the bundle again") from error
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -203,14 +206,14 @@ def _parse(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; {advice} `fgr-edge export`")
     try:
         size = path.stat().st_size
-        if size > MAX_MANIFEST_BYTES:
-            raise BundleError(
-                f"{path} is too large for a manifest: {size} bytes, expected at most {MAX_MANIFEST_BYTES}"
-            )
-        manifest = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        data = path.read_bytes() if size <= MAX_MANIFEST_BYTES else b""
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    except (RecursionError, json.JSONDecodeError, UnicodeDecodeError, _NotJsonError) as error:
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} is too large: {size} bytes, expected at most {MAX_MANIFEST_BYTES}")
+    try:
+        manifest = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON ({error}); copy or export the bundle again") from error
     if not isinstance(manifest, dict):
         raise BundleError(f"{path} holds a JSON {type(manifest).__name__}, expected an object; export again")
@@ -218,11 +221,7 @@ def _parse(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(text: str) -> float:
-    raise _NotJsonError(f"it contains {text}")
-
-
-class _NotJsonError(ValueError):
-    """Something that Python's parser lets pass but JSON does not have."""
+    raise ValueError(f"it contains {text}")
 
 
 def _check_schema(manifest: Mapping[str, Any], where: str) -> None:
@@ -245,9 +244,7 @@ def _check_keys(values: Mapping[str, Any], kinds: Mapping[str, str], where: str,
 def _check(value: object, kind: str, where: str, key: str) -> None:
     if not _fits(value, kind):
         shown = json.dumps(value, default=repr)
-        raise BundleError(
-            f"{where} has {shown[:80]} under '{key}', expected a {kind}; export the bundle again"
-        )
+        raise BundleError(f"{where} has {shown[:80]} under '{key}', expected a {kind}; export the bundle again")
 
 
 def _fits(value: object, kind: str) -> bool:
@@ -271,8 +268,7 @@ def _check_embedding(manifest: Manifest, where: str) -> None:
     spec, files = manifest["embedding"], manifest["files"]
     if spec["dtype"] not in _ITEM_BYTES:
         raise BundleError(
-            f"{where} has dtype {spec['dtype']!r} under 'embedding.dtype', expected one of "
-            f"{', '.join(_ITEM_BYTES)}"
+            f"{where} has dtype {spec['dtype']!r} under 'embedding.dtype', expected one of {', '.join(_ITEM_BYTES)}"
         )
     if spec["columns"] != manifest["decoder"]["hidden"]:
         raise BundleError(
@@ -280,10 +276,11 @@ def _check_embedding(manifest: Manifest, where: str) -> None:
             f"{manifest['decoder']['hidden']} as under "
             "'decoder.hidden'; export the bundle again"
         )
-    found = files[EMBEDDING]["size"] if EMBEDDING in files else None
-    if found != embedding_bytes(spec):
+    if EMBEDDING not in files:
+        raise BundleError(f"{where} does not list {EMBEDDING} under 'files'; expected the table there")
+    if files[EMBEDDING]["size"] != embedding_bytes(spec):
         raise BundleError(
-            f"{where} lists {EMBEDDING} with {found} bytes, expected {embedding_bytes(spec)} for "
-            f"{spec['rows']} x "
-            f"{spec['columns']} {spec['dtype']}; export the bundle again"
+            f"{where} lists {EMBEDDING} with {files[EMBEDDING]['size']} bytes, expected {embedding_bytes(spec)} for "
+            f"'embedding.rows' x 'embedding.columns' = {spec['rows']} x {spec['columns']} {spec['dtype']}; export the "
+            "bundle again"
         )

@@ -1,7 +1,7 @@
 """Chat prompt to token ids: special tokens come from the template only, never from what a user wrote.
 
-In: a template with `{image}` and `{question}`, a tokenizer, a question, the number of picture tokens. Out: token ids and
-where the picture stands.
+In: a template with `{image}` and `{question}`, a tokenizer, a question, the number of picture tokens. Out: token ids
+and where the picture stands.
 """
 
 from __future__ import annotations
@@ -40,11 +40,17 @@ class PromptSpec:
     image_token: str
 
     def __post_init__(self) -> None:
-        for name, slots in (("template", ("{image}", "{question}")), ("direct", ("{question}",)), ("reason", ("{question}",))):
+        for name, slots in (
+            ("template", ("{image}", "{question}")),
+            ("direct", ("{question}",)),
+            ("reason", ("{question}",)),
+        ):
             text = getattr(self, name)
             for slot in slots:
                 if text.count(slot) != 1:
-                    raise BundleError(f"prompt {name!r} must hold {slot} once, found it {text.count(slot)} times: {text!r}")
+                    raise BundleError(
+                        f"prompt {name!r} must hold {slot} once, found it {text.count(slot)} times: {text!r}"
+                    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,9 @@ class PromptBuilder:
         self.tokenizer = Tokenizer.from_file(str(tokenizer_path))
         image_id = self.tokenizer.token_to_id(spec.image_token)
         if image_id is None:
-            raise BundleError(f"tokenizer.json has no token {spec.image_token!r}, which the prompt repeats for the picture")
+            raise BundleError(
+                f"tokenizer.json has no token {spec.image_token!r}, which the prompt repeats for the picture"
+            )
         self._image_id = image_id
         self._parts = _SLOT.split(spec.template)
 

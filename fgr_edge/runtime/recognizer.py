@@ -127,7 +127,12 @@ class Recognizer:
         return PredictionStream(self._run(image, mode, question, think_budget, sampling))
 
     def _run(
-        self, image: ImageInput, mode: Mode, question: str | None, think_budget: int | None, sampling: SamplingConfig
+        self,
+        image: ImageInput,
+        mode: Mode,
+        question: str | None,
+        think_budget: int | None,
+        sampling: SamplingConfig,
     ) -> Generator[str, None, Prediction]:
         start = time.perf_counter()
         patches = preprocess(load_image(image), self._image_config)

@@ -89,9 +89,7 @@ class Patches:
     grid: tuple[int, int, int]
 
 
-def smart_resize(
-    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
+def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """The size that a picture is resized to: the reference's `smart_resize`, number for number.
 
     Args:

@@ -25,7 +25,7 @@ def frequency_axes(section: tuple[int, int, int], *, interleaved: bool) -> IntAr
 
 
 def prompt_positions(before: int, grid: tuple[int, int], after: int) -> IntArray:
-    """Positions [3, S] of `before` text tokens, a picture of grid (rows, columns) in merged tokens, `after` text tokens."""
+    """Positions [3, S] of `before` text tokens, a picture of `grid` (rows, columns of merged tokens), `after` more."""
     rows, columns = grid
     text = np.arange(before)
     picture = np.stack(

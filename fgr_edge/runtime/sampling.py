@@ -83,9 +83,7 @@ class Sampler:
         probabilities, tokens = self.distribution(logits)
         return int(tokens[self._random.choice(len(tokens), p=probabilities)])
 
-    def distribution(
-        self, logits: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    def distribution(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Probabilities, likeliest first, and the tokens that have them, after temperature, top-k and top-p."""
         config = self._config
         scores = logits.astype(np.float64) / config.temperature

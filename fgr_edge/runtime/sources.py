@@ -24,7 +24,9 @@ def pictures(arguments: Iterable[str]) -> Iterator[tuple[str, Path | bytes]]:
         elif path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             if not found:
-                raise ImageError(f"folder {path} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}")
+                raise ImageError(
+                    f"folder {path} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}"
+                )
             for file in found:
                 yield str(file), file
         else:

@@ -23,5 +23,7 @@ def read_spec(kind: type[T], values: Mapping[str, Any], part: str) -> T:
             value = values[field.name]
             arguments[field.name] = tuple(value) if isinstance(value, list) else value
         elif field.default is dataclasses.MISSING:
-            raise BundleError(f"manifest.json: {part!r} has no {field.name!r}; export the bundle again with this version")
+            raise BundleError(
+                f"manifest.json: {part!r} has no {field.name!r}; export the bundle again with this version"
+            )
     return kind(**arguments)

@@ -80,9 +80,7 @@ def grid_tables(spec: VisionSpec, height: int, width: int) -> dict[str, Array]:
     return tables
 
 
-def patch_coordinates(
-    height: int, width: int, merge: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def patch_coordinates(height: int, width: int, merge: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Row and column of each patch in the processor's order: merge x merge blocks, row by row."""
     blocks = (height // merge, width // merge, merge, merge)
     block_row, block_column, row, column = np.indices(blocks).reshape(4, -1)

@@ -56,8 +56,11 @@ class Dialect(Protocol):
     """The operations that the graph builders use."""
 
     name: str
-    opset_imports: Mapping[str, int]
     cache_dtype: Literal["float32", "float16"]
+
+    @property
+    def opset_imports(self) -> Mapping[str, int]:
+        """Domain -> version."""
 
     def linear(self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None) -> ir.Value:
         """x [1, S, K] times weight [N, K] transposed, plus bias [N] -> [1, S, N]."""
@@ -70,9 +73,7 @@ class Dialect(Protocol):
     ) -> tuple[ir.Value, ir.Value]:
         """(rms_norm(x + residual), x + residual)."""
 
-    def layer_norm(
-        self, g: GraphBuilder, x: ir.Value, weight: Vector, bias: Vector, eps: float, name: str
-    ) -> ir.Value:
+    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, bias: Vector, eps: float, name: str) -> ir.Value:
         """Layer normalization over the last axis."""
 
     def swiglu(self, g: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:

@@ -6,7 +6,7 @@ indexes by cache slot carry the angles of the token in that slot, so that multim
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from fgr_edge.calibrate.int8 import BLOCK_SIZE, blocks_per_row, quantize_int8
 from fgr_edge.export.dialects.dialect import AttentionShape, CacheInputs, Vector, WindowInputs
-from fgr_edge.export.graphs.builder import GraphBuilder
+from fgr_edge.export.graphs.builder import Dim, GraphBuilder
 from fgr_edge.export.weights import Matrix
 
 MICROSOFT = "com.microsoft"
@@ -30,14 +30,17 @@ class OnnxRuntimeDialect:
         cache_dtype: of the KV cache; CUDA's GroupQueryAttention takes float16 only, and casts stand around it.
     """
 
-    name = "onnxruntime"
-    opset_imports = {"": 23, MICROSOFT: 1}
+    name: str = "onnxruntime"
 
     def __init__(
         self, precision: Literal["fp32", "int8"], cache_dtype: Literal["float32", "float16"] = "float32"
     ) -> None:
         self.precision = precision
-        self.cache_dtype = cache_dtype
+        self.cache_dtype: Literal["float32", "float16"] = cache_dtype
+
+    @property
+    def opset_imports(self) -> Mapping[str, int]:
+        return {"": 23, MICROSOFT: 1}
 
     def linear(self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None) -> ir.Value:
         bias_value = None if bias is None else g.weight(f"{weight.name}.bias", bias.shape, np.float32, [bias])
@@ -94,9 +97,7 @@ class OnnxRuntimeDialect:
         outputs[1].name = outputs[2].name = ""  # mean and inverse deviation are not wanted
         return outputs[0], outputs[3]
 
-    def layer_norm(
-        self, g: GraphBuilder, x: ir.Value, weight: Vector, bias: Vector, eps: float, name: str
-    ) -> ir.Value:
+    def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, bias: Vector, eps: float, name: str) -> ir.Value:
         w, b = g.constant(weight, name), g.constant(bias, f"{name}.bias")
         return g.op("LayerNormalization", x, w, b, axis=-1, epsilon=eps)
 
@@ -141,7 +142,7 @@ class OnnxRuntimeDialect:
         cache: CacheInputs,
         qk_norm: tuple[Vector, Vector, float] | None,
     ) -> ir.Value:
-        dims = [1, shape.kv_heads, "cache_length", shape.head_dim]
+        dims: list[Dim] = [1, shape.kv_heads, "cache_length", shape.head_dim]
         past = [g.input(f"past_{kind}.{layer}", self.cache_dtype, dims) for kind in ("key", "value")]
         qkv = self._to_cache(g, qkv)
         heads = (qkv, None, None) if qk_norm is None else self._normed_heads(g, qkv, layer, shape, qk_norm)
@@ -164,7 +165,12 @@ class OnnxRuntimeDialect:
         return y if self.cache_dtype == "float32" else g.op("Cast", y, to=ir.DataType.FLOAT)
 
     def _normed_heads(
-        self, g: GraphBuilder, qkv: ir.Value, layer: int, shape: AttentionShape, qk_norm: tuple[Vector, Vector, float]
+        self,
+        g: GraphBuilder,
+        qkv: ir.Value,
+        layer: int,
+        shape: AttentionShape,
+        qk_norm: tuple[Vector, Vector, float],
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Normalize each query and key head by itself. The operator's own q/k norm inputs exist on CUDA only."""
         q_width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim

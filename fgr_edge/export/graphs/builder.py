@@ -89,9 +89,7 @@ class GraphBuilder:
         """A small constant kept inside the .onnx file; the same name gives the same value again."""
         if name not in self._initializers:
             tensor = ir.tensor(array, name=name)
-            self._initializers[name] = ir.val(
-                name, const_value=tensor, dtype=tensor.dtype, shape=tensor.shape
-            )
+            self._initializers[name] = ir.val(name, const_value=tensor, dtype=tensor.dtype, shape=list(array.shape))
         return self._initializers[name]
 
     def weight(

@@ -45,12 +45,8 @@ def build_decoder(
         sin=g.input("sin_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
     )
     logit_rows = g.input("logit_rows", np.int64, ["rows"])
-    deepstack = [
-        g.input(f"deepstack.{i}", np.float32, [1, "sequence", dims.hidden]) for i in range(dims.deepstack)
-    ]
-    normed = dialect.rms_norm(
-        g, x, weights.vector(["input_norm"], [dims.hidden]), dims.rms_eps, "input_norm.0"
-    )
+    deepstack = [g.input(f"deepstack.{i}", np.float32, [1, "sequence", dims.hidden]) for i in range(dims.deepstack)]
+    normed = dialect.rms_norm(g, x, weights.vector(["input_norm"], [dims.hidden]), dims.rms_eps, "input_norm.0")
     for layer in range(dims.layers):
         attended = _attention(g, normed, layer, dims, weights, cache, dialect)
         post_norm = weights.vector(["post_norm"], [dims.hidden], layer)
@@ -94,9 +90,7 @@ def _attention(
     return dialect.linear(g, y, weights.matrix(["o"], [dims.hidden], q_rows, layer), None)
 
 
-def _mlp(
-    g: GraphBuilder, x: ir.Value, layer: int, dims: DecoderDims, weights: Weights, dialect: Dialect
-) -> ir.Value:
+def _mlp(g: GraphBuilder, x: ir.Value, layer: int, dims: DecoderDims, weights: Weights, dialect: Dialect) -> ir.Value:
     gate, up = (
         dialect.linear(g, x, weights.matrix([role], [dims.intermediate], dims.hidden, layer), None)
         for role in ("gate", "up")

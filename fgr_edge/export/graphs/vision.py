@@ -31,7 +31,7 @@ from fgr_edge.export.weights import Matrix, Weights
 
 
 def build_vision(folder: Path | None, dims: VisionDims, weights: Weights, dialect: Dialect, step: Step) -> None:
-    """Write vision.onnx and vision.onnx.data into `folder` (None: only check that the weights fit); `step` as in `build_decoder`."""
+    """Write vision.onnx and its data into `folder`; arguments as in `build_decoder`."""
     _VisionGraph(folder, dims, weights, dialect).build(step)
 
 
@@ -137,9 +137,7 @@ class _VisionGraph:
     def _merger(self, x: ir.Value, role: str, index: int) -> ir.Value:
         width = self.dims.hidden * self.dims.merge_size**2
         y = self._linear(self._merge(x), f"{role}_fc1", width, width, index)
-        return self._linear(
-            self.dialect.gelu(self.g, y, tanh=False), f"{role}_fc2", self.dims.out_hidden, width, index
-        )
+        return self._linear(self.dialect.gelu(self.g, y, tanh=False), f"{role}_fc2", self.dims.out_hidden, width, index)
 
     def _merge(self, x: ir.Value) -> ir.Value:
         """[1, N, C] -> [1, M, C * merge * merge]: neighbouring patches stand beside each other already."""
@@ -161,9 +159,7 @@ class _VisionGraph:
         return dialect.layer_norm(g, total, weight, bias, dims.norm_eps, name), total
 
     def _linear(self, x: ir.Value, role: str, rows: int, columns: int, index: int = 0) -> ir.Value:
-        matrix = (
-            self._patch_matrix() if role == "patch" else self.weights.matrix([role], [rows], columns, index)
-        )
+        matrix = self._patch_matrix() if role == "patch" else self.weights.matrix([role], [rows], columns, index)
         biased = role != "patch" or self.dims.patch_bias
         bias = self.weights.vector([f"{role}_bias"], [rows], index) if biased else None
         return self.dialect.linear(self.g, x, matrix, bias)
@@ -176,9 +172,7 @@ class _VisionGraph:
         return Matrix(name=self.weights.name("patch"), parts=(tensor,), columns=d.patch_inputs)
 
     def _emit(self, y: ir.Value, name: str) -> None:
-        self.g.output(
-            self.g.op("Squeeze", y, self._axes(0)), name, np.float32, ["tokens", self.dims.out_hidden]
-        )
+        self.g.output(self.g.op("Squeeze", y, self._axes(0)), name, np.float32, ["tokens", self.dims.out_hidden])
 
     def _axes(self, axis: int) -> ir.Value:
         return self.g.constant(np.array([axis], np.int64), f"axis_{axis}")

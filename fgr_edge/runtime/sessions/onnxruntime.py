@@ -26,11 +26,11 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _errors(ort: Any) -> tuple[type[Exception], ...]:
+def _errors_of(ort: Any) -> tuple[type[Exception], ...]:
     """onnxruntime's exceptions share no base of their own."""
     state = ort.capi.onnxruntime_pybind11_state
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    return (*(getattr(state, name) for name in names), state.RuntimeException, state.EPFail)
+    return (RuntimeError, state.RuntimeException, state.EPFail, *(getattr(state, name) for name in names))
 
 
 class HostBuffer:
@@ -76,7 +76,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, path: Path, device: Device = "cpu", threads: int | None = None) -> None:
         ort = self._ort = _onnxruntime()
-        self._errors = (*_errors(ort), RuntimeError)
+        self._errors = _errors_of(ort)
         self._name = path.name
         self._device = device
         provider = _PROVIDERS[device]
@@ -133,6 +133,6 @@ class OnnxRuntimeSession:
 
     def _refused(self, error: Exception) -> EngineError:
         return EngineError(
-            f"onnxruntime {self._ort.__version__} failed in {self._name}: {error}; expected the tensors that this version "
-            "of fgr-edge exports - export the bundle again, or free memory if the message says so"
+            f"onnxruntime {self._ort.__version__} failed in {self._name}: {error}; expected the tensors that this "
+            "version of fgr-edge exports: export the bundle again, or free memory if the message says so"
         )
