@@ -68,13 +68,9 @@ class Shape:
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads or self.vision_hidden % self.vision_heads:
-            raise ValueError(
-                f"hidden sizes {self.hidden}, {self.vision_hidden} are no multiples of their head counts"
-            )
+            raise ValueError(f"hidden sizes {self.hidden}, {self.vision_hidden} are no multiples of their head counts")
         if 2 * sum(self.mrope_section) != self.head_dim:
-            raise ValueError(
-                f"mrope_section {self.mrope_section} does not sum to half of head_dim {self.head_dim}"
-            )
+            raise ValueError(f"mrope_section {self.mrope_section} does not sum to half of head_dim {self.head_dim}")
 
     @property
     def head_dim(self) -> int:
@@ -321,9 +317,7 @@ def write_checkpoint(
     block = random_block(seed)
     weight_map: dict[str, str] = {}
     for number, part in enumerate(parts, 1):
-        name = (
-            "model.safetensors" if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        )
+        name = "model.safetensors" if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
         write_shard(output / name, part, block)
         weight_map |= {row.name: name for row in part}
     total_size = sum(row.bytes for row in rows)
@@ -338,9 +332,7 @@ def write_checkpoint(
         shutil.copyfile(tokenizer, output / "tokenizer.json")
         write_json(output / "tokenizer_config.json", TOKENIZER_CONFIG)
     seconds = time.perf_counter() - started
-    logger.info(
-        "%s: %d tensors, %d bytes, %d file(s), %.1f s", output, len(rows), total_size, len(parts), seconds
-    )
+    logger.info("%s: %d tensors, %d bytes, %d file(s), %.1f s", output, len(rows), total_size, len(parts), seconds)
     return output
 
 
@@ -358,9 +350,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    write_checkpoint(
-        arguments.output, SHAPES[arguments.shape], tokenizer=arguments.tokenizer, seed=arguments.seed
-    )
+    write_checkpoint(arguments.output, SHAPES[arguments.shape], tokenizer=arguments.tokenizer, seed=arguments.seed)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,7 @@ def modules_of_command(*arguments: str) -> tuple[str, set[str]]:
 def modules_of_statement(statement: str) -> set[str]:
     """The top-level modules that one statement imports in a fresh interpreter."""
     command = [sys.executable, "-c", f"{statement}\n{LIST_MODULES}"]
-    return set(
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split()
-    )
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split())
 
 
 def test_importing_the_package_imports_nothing_before_it_is_asked_for() -> None:
@@ -103,9 +101,7 @@ def test_recognizing_a_picture_imports_no_heavy_library(
 ) -> None:
     picture = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (168, 168, 3), dtype=np.uint8)).save(picture)
-    printed, modules = modules_of_command(
-        "recognize", str(nano_bundle("int8", nano_labels)), str(picture), "--json"
-    )
+    printed, modules = modules_of_command("recognize", str(nano_bundle("int8", nano_labels)), str(picture), "--json")
     assert json.loads(printed)
     assert "onnxruntime" in modules
     assert not modules & HEAVY

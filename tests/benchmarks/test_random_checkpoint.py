@@ -43,9 +43,7 @@ def test_names_and_shapes_are_those_of_the_transformers_model(name: str, tmp_pat
     shape = SHAPES[name]
     (tmp_path / "config.json").write_text(json.dumps(config(shape)))
     with torch.device("meta"):
-        model = transformers.Qwen2_5_VLForConditionalGeneration(
-            transformers.AutoConfig.from_pretrained(tmp_path)
-        )
+        model = transformers.Qwen2_5_VLForConditionalGeneration(transformers.AutoConfig.from_pretrained(tmp_path))
     expected = {
         key.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tuple(value.shape)
         for key, value in model.state_dict().items()
