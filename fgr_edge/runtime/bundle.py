@@ -137,13 +137,14 @@ class Bundle:
         """The class names in labels.json; [] where the bundle has none.
 
         Raises:
-            BundleError: labels.json is no list of names.
+            BundleError: labels.json is not {"labels": [names]}.
         """
         if LABELS not in self:
             return []
-        names = self.json(LABELS)
+        value = self.json(LABELS)
+        names = value.get("labels") if isinstance(value, dict) else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise BundleError(f"{self.file(LABELS)} is no list of class names; export the bundle again")
+            raise BundleError(f'{self.file(LABELS)} is not {{"labels": [names]}}; export the bundle again')
         return names
 
     def embedding(self) -> EmbeddingTable:

@@ -280,7 +280,7 @@ def _check_embedding(manifest: Manifest, where: str) -> None:
         raise BundleError(f"{where} does not list {EMBEDDING} under 'files'; expected the table there")
     if files[EMBEDDING]["size"] != embedding_bytes(spec):
         raise BundleError(
-            f"{where} lists {EMBEDDING} with {files[EMBEDDING]['size']} bytes, expected {embedding_bytes(spec)} for "
-            f"'embedding.rows' x 'embedding.columns' = {spec['rows']} x {spec['columns']} {spec['dtype']}; export the "
-            "bundle again"
+            f"{where} lists {EMBEDDING} with {files[EMBEDDING]['size']} bytes, expected {embedding_bytes(spec)} "
+            f"for {spec['rows']} x {spec['columns']} (embedding.rows x embedding.columns) {spec['dtype']}; "
+            "export the bundle again"
         )
