@@ -7,7 +7,7 @@ Yields text as it is generated; the generator's return value is the `Answer`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from fgr_edge.runtime.prompt import PromptBuilder
 from fgr_edge.runtime.sampling import Sampler
 
 Logits = npt.NDArray[np.float32]
-Step = Callable[[int], Logits]
+Extend = Callable[[Sequence[int]], Logits]
 THINK_END = "</think>"
 ANSWER_TOKENS = 64  # room for the answer after a thought that used up its budget
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
@@ -41,61 +41,67 @@ class Answerer:
 
     Args:
         prompts: the bundle's tokenizer and wording.
-        eos_ids: tokens that end a turn.
+        eos_ids: tokens that end a turn; the first closes a label.
         labels: class names to choose among; empty for free answers.
+
+    Attributes:
+        closing_tokens: what an answer may add to a thought that used up its room.
     """
 
-    def __init__(self, prompts: PromptBuilder, eos_ids: Collection[int], labels: Sequence[str]) -> None:
+    def __init__(self, prompts: PromptBuilder, eos_ids: Sequence[int], labels: Sequence[str]) -> None:
         self._prompts = prompts
         self._eos_ids = frozenset(eos_ids)
         self._labels = labels
-        self._closing = min(self._eos_ids, key=list(eos_ids).index)
+        self._closing = next(iter(eos_ids))
         self._tries: dict[str, LabelTrie] = {}
+        longest = max((len(prompts.encode_text(label)) for label in labels), default=ANSWER_TOKENS)
+        self.closing_tokens = longest + len(prompts.encode_text(f"{THINK_END} <answer></answer>")) + 1
 
-    def direct(self, logits: Logits, step: Step, sampler: Sampler, max_new_tokens: int) -> Generator[str, None, Answer]:
+    def direct(
+        self, logits: Logits, extend: Extend, sampler: Sampler, max_new_tokens: int
+    ) -> Generator[str, None, Answer]:
         """Name the picture right after the prompt."""
         if self._labels:
-            return (yield from self._choose(logits, step, "", "", generated=0, before=""))
-        text, ids, log_probability, _ = yield from self._free(logits, step, sampler, max_new_tokens, until=None)
+            return (yield from self._choose(logits, extend, "", "", generated=0, before=""))
+        text, ids, log_probability, _ = yield from self._free(logits, extend, sampler, max_new_tokens, until=None)
         return Answer(text, len(ids), text.strip() or None, None, float(np.exp(log_probability)))
 
     def reason(
-        self, logits: Logits, step: Step, sampler: Sampler, max_new_tokens: int, think_budget: int | None
+        self, logits: Logits, extend: Extend, sampler: Sampler, max_new_tokens: int, think_budget: int | None
     ) -> Generator[str, None, Answer]:
         """Think, then name. At `think_budget` tokens the thought is closed and the answer asked for."""
         room = max_new_tokens if think_budget is None else min(think_budget, max_new_tokens)
         free = not self._labels and think_budget is None
         until = None if free else THINK_END
-        text, ids, _, logits = yield from self._free(logits, step, sampler, room, until=until)
+        text, ids, _, logits = yield from self._free(logits, extend, sampler, room, until=until)
         if free:
             return Answer(text, len(ids), _answer_in(text), None, None)
         lead = "" if THINK_END in text else THINK_END
         lead += "<answer>" if (text + lead)[-1:].isspace() else " <answer>"
         if self._labels:
-            return (yield from self._choose(logits, step, lead, "</answer>", generated=len(ids), before=text))
-        for token in self._prompts.encode_text(lead):
-            logits = step(token)
+            return (yield from self._choose(logits, extend, lead, "</answer>", generated=len(ids), before=text))
+        logits = extend(self._prompts.encode_text(lead))
         yield lead
-        rest, more, _, _ = yield from self._free(logits, step, sampler, ANSWER_TOKENS, until="</answer>")
+        rest, more, _, _ = yield from self._free(logits, extend, sampler, ANSWER_TOKENS, until="</answer>")
         text += lead + rest
         return Answer(text, len(ids) + len(more), _answer_in(text), None, None)
 
     def _choose(
-        self, logits: Logits, step: Step, lead: str, tail: str, *, generated: int, before: str
+        self, logits: Logits, extend: Extend, lead: str, tail: str, *, generated: int, before: str
     ) -> Generator[str, None, Answer]:
         """Decode greedily among `lead + label + tail` of every label."""
         if lead not in self._tries:
             closing = () if tail else (self._closing,)
             encode = self._prompts.encode_text
             self._tries[lead] = LabelTrie([[*encode(lead + label + tail), *closing] for label in self._labels])
-        choice = self._tries[lead].greedy(logits, step)
+        choice = self._tries[lead].greedy(logits, extend)
         name = self._labels[choice.label]
         piece = lead + name + tail
         yield piece
         return Answer(before + piece, generated + len(choice.tokens), name, choice.label, choice.probability)
 
     def _free(
-        self, logits: Logits, step: Step, sampler: Sampler, room: int, until: str | None
+        self, logits: Logits, extend: Extend, sampler: Sampler, room: int, until: str | None
     ) -> Generator[str, None, tuple[str, list[int], float, Logits]]:
         """Generate until a stop token, `until` in the text, or `room` tokens.
 
@@ -111,7 +117,7 @@ class Answerer:
                 break
             ids.append(token)
             piece = stream.step(self._prompts.tokenizer, token)
-            logits = step(token)
+            logits = extend([token])
             if piece:
                 text += piece
                 yield piece

@@ -19,6 +19,7 @@ from fgr_edge.runtime.sessions.session import Buffer, Session
 
 Floats = npt.NDArray[np.float32]
 GROWTH = 256  # cache slots are added in steps of this many
+KEPT_CALLS = 8  # bound calls, one for each number of tokens in and logit rows out
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Decoder:
         Args:
             embeds: [S, H].
             positions: [3, S], time, height and width.
-            max_new_tokens: room to keep for `step`.
+            max_new_tokens: room to keep for `extend`.
             deepstack: per DeepStack layer [S, H], zero where there is no picture.
 
         The array returned is overwritten by the next call of the same length.
@@ -126,10 +127,10 @@ class Decoder:
         logits: Floats = self.forward(embeds, np.array([count - 1]), deepstack)[0]
         return logits
 
-    def step(self, embed: Floats) -> Floats:
-        """Append one text token, embed [1, H]; returns the logits [V] after it, overwritten by the next step."""
-        self.next_position += 1
-        logits: Floats = self.forward(embed, _FIRST_ROW)[0]
+    def extend(self, embeds: Floats) -> Floats:
+        """Append S text tokens, embeds [S, H]; returns the logits [V] after the last, overwritten by the next call."""
+        self.next_position += len(embeds)
+        logits: Floats = self.forward(embeds, np.array([len(embeds) - 1]))[0]
         return logits
 
     def forward(self, embeds: Floats, rows: IntArray, deepstack: Sequence[Floats] = ()) -> Floats:
@@ -165,8 +166,9 @@ class Decoder:
     def _call(self, count: int, rows: int) -> _Call:
         key = (count, rows)
         if key not in self._calls:
-            # Keep the one-token call and the latest other one (a camera's prompts are all of one length).
-            self._calls = {k: call for k, call in self._calls.items() if k == (1, 1)}
+            # A camera's prompts are all of one length: the lengths used last stay bound, one token among them.
+            if len(self._calls) >= KEPT_CALLS:
+                del self._calls[next(old for old in self._calls if old != (1, 1))]
             self._calls[key] = self._bind(count, rows)
         return self._calls[key]
 
@@ -191,6 +193,3 @@ class Decoder:
         outputs = {"logits": logits, **{f"present_{name}": value for name, value in self._cache.items()}}
         run = self._session.bind(inputs, outputs)
         return _Call(embeds, seqlens, total, logit_rows, deepstack, logits, run)
-
-
-_FIRST_ROW = np.zeros(1, np.int64)

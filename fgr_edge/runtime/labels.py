@@ -99,12 +99,14 @@ class LabelTrie:
                 raise LabelError(f"label {index + 1} has the same tokens as another; expected names that differ")
             node.label = index
 
-    def greedy(self, logits: npt.NDArray[np.float32], step: Callable[[int], npt.NDArray[np.float32]]) -> TrieChoice:
+    def greedy(
+        self, logits: npt.NDArray[np.float32], extend: Callable[[Sequence[int]], npt.NDArray[np.float32]]
+    ) -> TrieChoice:
         """Walk from the root, taking the likeliest child each time.
 
         Args:
             logits: [V], at the root.
-            step: appends a token to the sequence and returns the logits [V] after it.
+            extend: appends tokens to the sequence and returns the logits [V] after the last.
 
         Returns:
             The label reached, its tokens, and the product of the chosen children's shares among their siblings. A token
@@ -116,8 +118,8 @@ class LabelTrie:
         while node.label is None:
             children = list(node.children)
             if len(children) > 1:
-                for token in pending:
-                    logits = step(token)
+                if pending:
+                    logits = extend(pending)
                 tokens, pending = tokens + pending, []
             best = 0
             if len(children) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
 Floats = npt.NDArray[np.float32]
-DIRECT_TOKENS = 64  # room for a name
+DIRECT_TOKENS = 64  # generated at most for a name, where no labels bound it
+REASON_TOKENS = 1024  # and for a thought; Fine-R1's own take 540 on average
 
 
 class Recognizer:
@@ -97,7 +98,8 @@ class Recognizer:
             mode: "direct" names the picture at once; "reason" thinks first.
             question: asked instead of the bundle's own.
             think_budget: tokens after which a thought is closed and the answer asked for.
-            sampling: of free text; names are chosen greedily among the labels.
+            sampling: of free text; names are chosen greedily among the labels. None is greedy, with the repetition
+                penalty of the checkpoint's generation_config.json.
 
         Raises:
             ImageError: the picture cannot be used.
@@ -122,8 +124,6 @@ class Recognizer:
             raise ConfigError(f"mode is {mode!r}, expected 'direct' or 'reason'")
         if think_budget is not None and think_budget < 1:
             raise ConfigError(f"think_budget is {think_budget}, expected at least 1 token")
-        if sampling is None:
-            sampling = SamplingConfig(repetition_penalty=self._repetition_penalty)
         return PredictionStream(self._run(image, mode, question, think_budget, sampling))
 
     def _run(
@@ -132,7 +132,7 @@ class Recognizer:
         mode: Mode,
         question: str | None,
         think_budget: int | None,
-        sampling: SamplingConfig,
+        sampling: SamplingConfig | None,
     ) -> Generator[str, None, Prediction]:
         start = time.perf_counter()
         patches = preprocess(load_image(image), self._image_config)
@@ -140,14 +140,16 @@ class Recognizer:
         embeds = self._vision.encode(patches)
         seen = time.perf_counter()
         prompt = self._prompts.build(question, mode, len(embeds.tokens))
-        room = DIRECT_TOKENS if mode == "direct" and not self.labels else sampling.max_new_tokens
-        logits = self._prefill(prompt, embeds, room + 2 * DIRECT_TOKENS)
+        if sampling is None:
+            sampling = self._default_sampling(mode, len(prompt.ids))
+        room = sampling.max_new_tokens
+        logits = self._prefill(prompt, embeds, room + self._answers.closing_tokens)
         prefilled = time.perf_counter()
         sampler = Sampler(sampling, prompt.ids)
         if mode == "direct":
-            answer = yield from self._answers.direct(logits, self._step, sampler, room)
+            answer = yield from self._answers.direct(logits, self._extend, sampler, room)
         else:
-            answer = yield from self._answers.reason(logits, self._step, sampler, room, think_budget)
+            answer = yield from self._answers.reason(logits, self._extend, sampler, room, think_budget)
         end = time.perf_counter()
         timings = Timings(
             preprocess_ms=(preprocessed - start) * 1e3,
@@ -161,6 +163,12 @@ class Recognizer:
         )
         return _prediction(answer, mode, timings)
 
+    def _default_sampling(self, mode: Mode, prompt_tokens: int) -> SamplingConfig:
+        """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and the model has."""
+        wanted = DIRECT_TOKENS if mode == "direct" else REASON_TOKENS
+        left = self._decoder.spec.max_positions - prompt_tokens - self._answers.closing_tokens
+        return SamplingConfig(max_new_tokens=max(1, min(wanted, left)), repetition_penalty=self._repetition_penalty)
+
     def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int) -> Floats:
         picture = slice(prompt.image_start, prompt.image_start + prompt.image_tokens)
         inputs = self._embedding.gather(prompt.ids)
@@ -173,8 +181,8 @@ class Recognizer:
         positions = prompt_positions(prompt.image_start, embeds.grid, len(prompt.ids) - picture.stop)
         return self._decoder.prefill(inputs, positions, max_new_tokens=room, deepstack=deepstack)
 
-    def _step(self, token: int) -> Floats:
-        return self._decoder.step(self._embedding.gather(np.array([token])))
+    def _extend(self, tokens: Sequence[int]) -> Floats:
+        return self._decoder.extend(self._embedding.gather(np.asarray(tokens, np.int64)))
 
 
 class PredictionStream:
