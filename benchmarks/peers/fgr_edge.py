@@ -1,0 +1,54 @@
+"""The runtime of this project: `Recognizer`'s own stages, one after another, so that each can be timed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from benchmarks.peers.peer import Decoded, FirstToken
+from fgr_edge import Recognizer
+from fgr_edge.runtime.image import load_image, preprocess
+
+
+class FgrEdge:
+    """A bundle, opened.
+
+    Args:
+        bundle: Folder of the bundle.
+        name: Column of the table.
+        threads: Of one operator.
+        room: Tokens to keep free in the cache behind the prompt.
+    """
+
+    def __init__(self, bundle: Path, name: str, threads: int, room: int) -> None:
+        self.name = name
+        self._recognizer = Recognizer(bundle, threads=threads)
+        self._room = room
+        self._prompt_tokens = 0
+        self._first = 0
+
+    def first_token(self, picture: Path) -> FirstToken:
+        """As `Recognizer._run` does it."""
+        recognizer = self._recognizer
+        times = [time.perf_counter()]
+        patches = preprocess(load_image(picture), recognizer._image_config)
+        times.append(time.perf_counter())
+        embeds = recognizer._vision.encode(patches)
+        times.append(time.perf_counter())
+        prompt = recognizer._prompts.build(None, "direct", len(embeds.tokens))
+        self._first = int(recognizer._prefill(prompt, embeds, self._room).argmax())
+        times.append(time.perf_counter())
+        names = ("preprocess", "vision", "prefill")
+        stages = {name: (end - start) * 1e3 for name, start, end in zip(names, times, times[1:], strict=False)}
+        self._prompt_tokens = len(prompt.ids)
+        return FirstToken(self._first, (times[-1] - times[0]) * 1e3, tuple(prompt.ids.tolist()), stages)
+
+    def decode(self, new_tokens: int) -> Decoded:
+        """Embedding row, decoder step, argmax; from the state that the prefill left."""
+        recognizer = self._recognizer
+        recognizer._decoder.rewind(self._prompt_tokens)
+        tokens = [self._first]
+        start = time.perf_counter()
+        for _ in range(new_tokens - 1):
+            tokens.append(int(recognizer._extend(tokens[-1:]).argmax()))
+        return Decoded(tuple(tokens), (time.perf_counter() - start) * 1e3)
