@@ -113,6 +113,8 @@ def recognize(
 
     recognizer = Recognizer(bundle, labels, threads=threads)
     documents: list[dict[str, object]] = []
+    if not json:
+        print(f"{'picture':<40}  {'answer':<28}  {'p':>6}  {'time':>11}")
     for name, picture in pictures(images):
         try:
             found = recognizer(picture, mode=mode.value, question=question, think_budget=think_budget)
@@ -142,7 +144,8 @@ def _answer(name: str, found: Prediction, top_k: int) -> str:
     """One picture's line, its other labels and its reasoning below."""
     label = found.label if found.label is not None else "(no answer)"
     share = "" if found.probability is None else f"{found.probability:6.3f}"
-    lines = [f"{name:<40}  {label:<28}  {share:>6}  {found.timings.total_ms:8.1f} ms"]
+    short = name if len(name) <= 40 else f"…{name[-39:]}"
+    lines = [f"{short:<40}  {label:<28}  {share:>6}  {found.timings.total_ms:8.1f} ms"]
     lines += [f"{'':<40}  {other:<28}  {p:6.3f}" for other, p in found.top_k[1:top_k]]
     if found.reasoning:
         lines += [f"    {line}" for line in found.reasoning.splitlines()]

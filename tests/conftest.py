@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyModels
 
 # Set before any test imports them: nothing here may reach for a hub, and tokenizers must not fork threads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """Random models of several shapes, their checkpoints and bundles, made when first asked for and shared."""
+    pytest.importorskip("transformers")
+    from tests.tiny import TinyModels
+
+    return TinyModels(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +70,25 @@ def nano_bundle(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
         return made[key]
 
     return export
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[Path]]:
+    """`birds(8)`: files of so many held-out drawings, species spread over the aviary."""
+
+    def drawn(count: int) -> list[Path]:
+        from fgr_edge.data.aviary import HELD_OUT_SEEDS, SPECIES
+        from fgr_edge.data.aviary_drawing import draw
+
+        folder = tmp_path_factory.mktemp("birds")
+        paths = []
+        for number in range(count):
+            path = folder / f"{number:02d}.png"
+            draw(SPECIES[number * len(SPECIES) // count], HELD_OUT_SEEDS[number]).save(path)
+            paths.append(path)
+        return paths
+
+    return drawn
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,11 @@ def prompt_spec(chat_template: str, image_token: str) -> PromptSpec:
     )
 
 
+def _refuse(message: str) -> None:
+    """What templates call for conversations they do not take."""
+    raise CheckpointError(f"the checkpoint's chat template refuses one picture with a question: {message}")
+
+
 def _render(chat_template: str, messages: list[dict[str, Any]]) -> str:
     try:
         from jinja2.exceptions import TemplateError
@@ -48,6 +53,7 @@ def _render(chat_template: str, messages: list[dict[str, Any]]) -> str:
         raise MissingExtraError("jinja2 is not installed; pip install 'fgr-edge[export]'") from error
     # The settings that transformers renders chat templates with; the sandbox keeps a template from running code.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = _refuse
     try:
         return environment.from_string(chat_template).render(messages=messages, add_generation_prompt=True)
     except TemplateError as error:

@@ -16,6 +16,7 @@ from typing import Any
 from fgr_edge.errors import CheckpointError
 from fgr_edge.export.hub import download, is_hub_id
 from fgr_edge.export.safetensors_file import LazyTensor, SafetensorsFile, open_safetensors, same_values
+from fgr_edge.runtime.bundle import sha256_of
 
 __all__ = ["Checkpoint", "LazyTensor", "same_values"]
 
@@ -142,14 +143,13 @@ class Checkpoint:
         return path
 
     def digest(self) -> str:
-        """SHA-256, in hex, over config.json and name, size and header of every weight file; reads no weight.
+        """SHA-256, in hex, over config.json and the name and content of every weight file, for provenance.
 
-        It tells checkpoints apart by their structure, for provenance. It is no checksum of the values.
+        Reads every weight once: some seconds for the 8 GB of a 3B model.
         """
         digest = hashlib.sha256((self.path / "config.json").read_bytes())
         for shard in self._shards:
-            name = shard.path.relative_to(self.path).as_posix()
-            digest.update(f"\n{name} {shard.size} {shard.header_sha256}".encode())
+            digest.update(f"\n{shard.path.relative_to(self.path).as_posix()} {sha256_of(shard.path)}".encode())
         return digest.hexdigest()
 
 

@@ -9,7 +9,6 @@ data_offsets}}` with offsets into the rest; the rest, which the tensors fill wit
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -142,11 +141,10 @@ def same_values(a: LazyTensor, b: LazyTensor) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsFile:
-    """A checked file: its tensors by name, its size and the SHA-256 of its header."""
+    """A checked file: its tensors by name and its size."""
 
     path: Path
     size: int
-    header_sha256: str
     tensors: Mapping[str, LazyTensor]
 
 
@@ -168,7 +166,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     entries = _parse(path, header)
     tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in entries.items()}
     _check_layout(path, tensors, 8 + length, size)
-    return SafetensorsFile(path, size, hashlib.sha256(start + header).hexdigest(), tensors)
+    return SafetensorsFile(path, size, tensors)
 
 
 def _header_length(path: Path, start: bytes, size: int) -> int:

@@ -197,10 +197,10 @@ def test_the_newest_place_of_the_chat_template_wins(tmp_path: Path) -> None:
     assert checkpoint.chat_template() == "a"
 
 
-def test_the_digest_follows_config_and_headers(tmp_path: Path) -> None:
+def test_the_digest_follows_config_and_weights(tmp_path: Path) -> None:
     digests = {Checkpoint.open(sharded(tmp_path)).digest(), Checkpoint.open(sharded(tmp_path)).digest()}
     assert len(digests) == 1
-    write_tensors(tmp_path / "model-2.safetensors", {"b": ("F32", (2, 1), f32(3, 4))})
+    write_tensors(tmp_path / "model-2.safetensors", {"b": ("F32", (2, 1), f32(3, 4.5))})
     digests.add(Checkpoint.open(tmp_path).digest())
     (tmp_path / "config.json").write_text('{"a": 1}')
     digests.add(Checkpoint.open(tmp_path).digest())
