@@ -192,9 +192,8 @@ class BundleWriter:
         place = next(folder for folder in self.output.parents if folder.exists())
         free = shutil.disk_usage(place).free
         return StorageError(
-            f"cannot write the bundle {self.output}: {error.strerror or error} after {written / 1e6:.1f} "
-            f"MB; {place} has "
-            f"{free / 1e6:.1f} MB free now that the partial bundle is removed. Free some space, or write to "
+            f"cannot write the bundle {self.output}: {error.strerror or error} after {written / 1e6:.1f} MB; {place} "
+            f"has {free / 1e6:.1f} MB free now that the partial bundle is removed. Free some space, or write to "
             "another disk"
         )
 
@@ -212,8 +211,7 @@ def check_output(output: Path, *, force: bool) -> None:
     names = {entry.name for entry in output.iterdir()}
     if names and not _is_bundle(output):
         raise OutputExistsError(
-            f"{output} is a folder with {len(names)} entries ({', '.join(sorted(names)[:3])}) and no "
-            "bundle; it is not "
+            f"{output} is a folder with {len(names)} entries ({', '.join(sorted(names)[:3])}) and no bundle; it is not "
             "replaced, with or without --force: name a new folder"
         )
     if not force:
@@ -221,9 +219,8 @@ def check_output(output: Path, *, force: bool) -> None:
     strangers = sorted(_unlisted(output)) if names else []
     if strangers:
         raise OutputExistsError(
-            f"the bundle {output} also holds files that no export put there ({', '.join(strangers[:3])}); "
-            "they would be "
-            "lost with it: move them away, then repeat with --force"
+            f"the bundle {output} also holds files that no export put there ({', '.join(strangers[:3])}); they would "
+            "be lost with it: move them away, then repeat with --force"
         )
 
 

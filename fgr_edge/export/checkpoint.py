@@ -61,9 +61,8 @@ class Checkpoint:
         config = _json_object(path / "config.json")
         if config is None:
             raise CheckpointError(
-                f"{path} has no config.json; expected a folder saved by transformers: config.json, {SINGLE} "
-                f"(or {INDEX} "
-                f"and its shards) and tokenizer.json{_advice(path)}"
+                f"{path} has no config.json; expected a folder saved by transformers: config.json, {SINGLE} (or "
+                f"{INDEX} and its shards) and tokenizer.json{_advice(path)}"
             )
         tensors, shards = _weights(path)
         size = sum(shard.size for shard in shards)
@@ -88,9 +87,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} holds no tensor {name!r}; expected what its config.json describes")
         if shape is not None and tensor.shape != tuple(shape):
             raise CheckpointError(
-                f"tensor {name!r} of {self.path} has shape {list(tensor.shape)}, expected {list(shape)} "
-                "after config.json; "
-                "config and weights are of different models"
+                f"tensor {name!r} of {self.path} has shape {list(tensor.shape)}, expected {list(shape)} after "
+                "config.json; config and weights are of different models"
             )
         return tensor
 
@@ -162,9 +160,8 @@ def _folder(source: str | Path) -> Path:
     if isinstance(source, str) and is_hub_id(source):
         return download(source)
     raise CheckpointError(
-        f"there is no folder {path}; expected a checkpoint saved by transformers, or the id owner/name of a "
-        "model on the "
-        "Hugging Face hub"
+        f"there is no folder {path}; expected a checkpoint saved by transformers, or the id owner/name of a model on "
+        "the Hugging Face hub"
     )
 
 
@@ -189,9 +186,8 @@ def _weights(path: Path) -> tuple[dict[str, LazyTensor], tuple[SafetensorsFile, 
             shards[shard_name] = _shard(path, shard_name, name)
         if name not in shards[shard_name].tensors:
             raise CheckpointError(
-                f"{path / shard_name} lacks tensor {name!r}, which {INDEX} places there; index and shards "
-                "are of different "
-                "models or versions, download the checkpoint again"
+                f"{path / shard_name} lacks tensor {name!r}, which {INDEX} places there; index and shards are of "
+                "different models or versions, download the checkpoint again"
             )
         tensors[name] = shards[shard_name].tensors[name]
     return tensors, tuple(shards[name] for name in sorted(shards))

@@ -51,14 +51,12 @@ def download(hub_id: str) -> Path:
     except failures as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise StorageError(
-                f"the disk of the Hugging Face cache is full, {hub_id} is not complete; free space or point "
-                "HF_HOME to a "
-                "larger disk, then run again: the download goes on where it stopped"
+                f"the disk of the Hugging Face cache is full, {hub_id} is not complete; free space or point HF_HOME to "
+                "a larger disk, then run again: the download goes on where it stopped"
             ) from error
         details = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"there is no folder {hub_id}, and downloading the model of that id failed "
-            f"({type(error).__name__}: "
-            f"{details}); check the spelling and the network "
-            "(and HF_TOKEN for gated models), or download it elsewhere and give the path of the folder"
+            f"there is no folder {hub_id}, and downloading the model of that id failed ({type(error).__name__}: "
+            f"{details}); check the spelling and the network (and HF_TOKEN for gated models), or download it elsewhere "
+            "and give the path of the folder"
         ) from error

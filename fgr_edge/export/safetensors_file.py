@@ -177,8 +177,7 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         raise CheckpointError(
-            f"{path} ({size} bytes) is no complete safetensors file: its header claims {length} bytes, "
-            "expected 2 to "
+            f"{path} ({size} bytes) is no complete safetensors file: its header claims {length} bytes, expected 2 to "
             f"{max(0, min(MAX_HEADER_BYTES, size - 8))}; download or copy it again"
         )
     return length
@@ -215,16 +214,14 @@ def _tensor(path: Path, name: str, entry: object, data_start: int) -> LazyTensor
         )
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise CheckpointError(
-            f"{path} gives tensor {name!r} shape {shape!r} and offsets {offsets!r}; expected lists of sizes "
-            "from 0 up, "
+            f"{path} gives tensor {name!r} shape {shape!r} and offsets {offsets!r}; expected lists of sizes from 0 up, "
             "two offsets; download it again"
         )
     begin, end = offsets
     expected = math.prod(shape) * np.dtype(_DTYPES[stored][1]).itemsize
     if end - begin != expected:
         raise CheckpointError(
-            f"{path} keeps tensor {name!r} in {end - begin} bytes, but {stored} {list(shape)} takes "
-            f"{expected}; "
+            f"{path} keeps tensor {name!r} in {end - begin} bytes, but {stored} {list(shape)} takes {expected}; "
             "download it again"
         )
     return LazyTensor(name, tuple(shape), _DTYPES[stored][0], path, data_start + begin)
@@ -240,9 +237,8 @@ def _check_layout(path: Path, tensors: Mapping[str, LazyTensor], data_start: int
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
         if tensor.offset != position:
             raise CheckpointError(
-                f"{path} has tensor {tensor.name!r} at byte {tensor.offset}, expected {position}: its "
-                "tensors overlap or "
-                "leave a hole; download it again"
+                f"{path} has tensor {tensor.name!r} at byte {tensor.offset}, expected {position}: its tensors overlap "
+                "or leave a hole; download it again"
             )
         position += tensor.nbytes
     if position != size:

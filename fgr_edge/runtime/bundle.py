@@ -188,9 +188,8 @@ class Bundle:
             real = Path(os.path.realpath(path))
             if not real.is_relative_to(root):
                 raise BundleError(
-                    f"{name!r} in bundle {self.path} is a link to {real}, outside the bundle; "
-                    "expected every "
-                    "file inside it: copy the bundle again, or export it again"
+                    f"{name!r} in bundle {self.path} is a link to {real}, outside the bundle; expected every file "
+                    "inside it: copy the bundle again, or export it again"
                 )
             try:
                 status = path.stat()
@@ -226,9 +225,8 @@ class Bundle:
     def _refuse(self, wrong: list[str]) -> None:
         if wrong:
             raise BundleError(
-                f"bundle {self.path} is not what its manifest says: {'; '.join(wrong)}. Copy it again from "
-                "where it came "
-                "from, or export it again"
+                f"bundle {self.path} is not what its manifest says: {'; '.join(wrong)}. Copy it again from where it "
+                "came from, or export it again"
             )
 
 
@@ -270,8 +268,7 @@ class EmbeddingTable:
         outside = ids[(ids < 0) | (ids >= self.rows)]
         if outside.size:
             raise BundleError(
-                f"token id {outside[0]} is outside the embedding table of {self.rows} rows; expected ids of "
-                "this "
+                f"token id {outside[0]} is outside the embedding table of {self.rows} rows; expected ids of this "
                 "bundle's own tokenizer.json"
             )
         rows = self._table[ids]

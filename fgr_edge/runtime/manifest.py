@@ -154,8 +154,7 @@ def check_manifest(manifest: Mapping[str, Any], where: str = MANIFEST) -> Manife
     for name, entry in manifest["files"].items():
         if not is_safe_name(name):
             raise BundleError(
-                f"{where} lists the file {name!r}; expected a relative path inside the bundle, with forward "
-                "slashes, "
+                f"{where} lists the file {name!r}; expected a relative path inside the bundle, with forward slashes, "
                 f"other than {MANIFEST}; do not use this bundle"
             )
         _check(entry, "object", where, f"files.{name}")
@@ -272,9 +271,8 @@ def _check_embedding(manifest: Manifest, where: str) -> None:
         )
     if spec["columns"] != manifest["decoder"]["hidden"]:
         raise BundleError(
-            f"{where} has {spec['columns']} under 'embedding.columns', expected "
-            f"{manifest['decoder']['hidden']} as under "
-            "'decoder.hidden'; export the bundle again"
+            f"{where} has {spec['columns']} under 'embedding.columns', expected {manifest['decoder']['hidden']} as "
+            "under 'decoder.hidden'; export the bundle again"
         )
     if EMBEDDING not in files:
         raise BundleError(f"{where} does not list {EMBEDDING} under 'files'; expected the table there")
