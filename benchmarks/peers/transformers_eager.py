@@ -87,6 +87,14 @@ class TransformersEager:
             "image_grid_thw": grid,
         }
 
+    def answer(self, picture: Path, new_tokens: int) -> str:
+        """Text of a greedy answer that ends at a stop token or after `new_tokens`, as a first-time user asks for it."""
+        inputs = self.prepare(picture)
+        with torch.inference_mode():
+            ids = self._model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+        text: str = self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text.strip()
+
     def generate(self, new_tokens: int) -> list[int]:
         """Exactly so many greedy tokens: without a stop token nothing ends earlier."""
         self._model.generation_config.eos_token_id = None
