@@ -1,0 +1,191 @@
+"""Puts the figures in `benchmarks/results/*.json` into README.md, between markers, and nowhere else.
+
+A table stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; NAME is one of `TABLES`. A figure that has
+not been measured makes its row or its table disappear: nothing in them is written by hand.
+
+    latency     results of latency.py, `latency_*.json`, one row a checkpoint and measure
+    cold_start  result of cold_start.py, `cold_start.json`
+    export_3b   result of export_3b.py, `export_3b.json`
+    machine     what they were measured on
+
+    python benchmarks/results_table.py [--check] [--readme README.md] [--results benchmarks/results]
+
+`--check` changes nothing and exits with 1 when README.md is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import cell
+
+Results = Mapping[str, dict[str, Any]]
+UNKNOWN = "not measured yet"
+_REGION = re.compile(r"(<!-- results:(\w+) -->\n)(.*?)(<!-- /results:\2 -->)", re.DOTALL)
+_MARKER = re.compile(r"<!-- /?results:(\w+) -->")
+
+
+def read_results(folder: Path) -> Results:
+    """Every document of a folder by the name of its file."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are numbers; `UNKNOWN` where it has no row."""
+    if not rows:
+        return UNKNOWN
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def latency(results: Results) -> str:
+    """Decode speed, first token and share of the roofline, one column a peer."""
+    documents = [value for name, value in results.items() if name.startswith("latency")]
+    names = list(dict.fromkeys(name for document in documents for name in document["peers"]))
+    rows = []
+    for document in documents:
+        peers = [document["peers"].get(name) for name in names]
+        title = document["checkpoint"]
+        rows.append(
+            [f"{title}: decode, tokens/s", *(_times(peer, "decode_tokens_per_s", "decode_ratio") for peer in peers)]
+        )
+        rows.append([f"{title}: first token, ms", *(_first_token(peer) for peer in peers)])
+        rows.append([f"{title}: of the read bandwidth", *(_share(peer) for peer in peers)])
+    return markdown(["", *names], rows)
+
+
+def _times(peer: Mapping[str, Any] | None, key: str, ratio_key: str) -> str:
+    if peer is None or peer[key] is None:
+        return "-"
+    return f"{cell(peer[key])} ({cell(peer[ratio_key], 2)}x)"
+
+
+def _first_token(peer: Mapping[str, Any] | None) -> str:
+    if peer is None or peer["ttft_ms"]["p50"] is None:
+        return "-"
+    return f"{cell(peer['ttft_ms']['p50'])} ({cell(peer['ttft_ratio'], 2)}x)"
+
+
+def _share(peer: Mapping[str, Any] | None) -> str:
+    share = None if peer is None else peer["roofline_share"]
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def cold_start(results: Results) -> str:
+    """Process start to first answer, and imports."""
+    document = results.get("cold_start")
+    if document is None:
+        return UNKNOWN
+    rows = [
+        [
+            name,
+            cell(run["first_answer_ms"]["p50"], 0),
+            cell(run["first_answer_ms"]["p95"], 0),
+            cell(run["ratio"], 2, "x"),
+        ]
+        for name, run in document["contenders"].items()
+    ]
+    imported = cell(document["imports"]["fgr_edge_beyond_numpy_ms"])
+    rows.append(["`import fgr_edge`, beyond numpy", imported, "-", "-"])
+    return markdown([f"{document['checkpoint']}: process start to answer", "ms p50", "ms p95", "of transformers"], rows)
+
+
+def export_3b(results: Results) -> str:
+    """Export and answer of the 3B-shaped checkpoint."""
+    document = results.get("export_3b")
+    if document is None:
+        return UNKNOWN
+    exported, answered = document["export"], document["answer"]
+    rows = [
+        ["checkpoint, bundle", f"{exported['checkpoint_bytes'] / 1e9:.2f} GB, {exported['bundle_bytes'] / 1e9:.2f} GB"],
+        ["export", f"{exported['export_s']:.0f} s"],
+        ["export, peak resident memory", _gib(exported["peak_bytes"])],
+        ["open the bundle", f"{answered['open_ms'] / 1e3:.1f} s"],
+        [f"first token ({answered['prompt_tokens']} tokens of prompt)", f"{answered['ttft_ms'] / 1e3:.1f} s"],
+        ["decode", f"{answered['decode_tokens_per_s']:.1f} tokens/s"],
+        ["answer, peak resident memory", _gib(answered["peak_bytes"])],
+    ]
+    return markdown([f"{document['shape']}, int8", ""], rows)
+
+
+def _gib(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**30:.2f} GiB"
+
+
+def machine(results: Results) -> str:
+    """One line for each kind of machine among the results, with the read bandwidth that was measured beside them."""
+    lines: dict[str, list[float]] = {}
+    for document in results.values():
+        about = document["machine"]
+        packages = about["packages"]
+        versions = ", ".join(
+            f"{name} {packages[name]}" for name in ("onnxruntime", "transformers", "torch") if name in packages
+        )
+        memory = f"{about['memory_bytes'] / 2**30:.0f} GiB"
+        line = f"{about['cpu']}, {about['cores']} cores, {memory}; Python {about['python']}, {versions}"
+        rates = lines.setdefault(line, [])
+        if "read_bandwidth_gbps" in document:
+            rates.append(document["read_bandwidth_gbps"]["mean"])
+    return "\n".join(f"{line}{_bandwidth(rates)}." for line, rates in lines.items()) or UNKNOWN
+
+
+def _bandwidth(rates: Sequence[float]) -> str:
+    if not rates:
+        return ""
+    low, high = f"{min(rates):.0f}", f"{max(rates):.0f}"
+    return f"; memory reads at {low if low == high else f'{low} to {high}'} GB/s"
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "latency": latency,
+    "cold_start": cold_start,
+    "export_3b": export_3b,
+    "machine": machine,
+}
+
+
+def fill(text: str, results: Results) -> str:
+    """The text with every marked region made new.
+
+    Raises:
+        ValueError: a marker has no partner, or a name that no table has.
+    """
+    names = [match.group(1) for match in _MARKER.finditer(text)]
+    regions = [match.group(2) for match in _REGION.finditer(text)]
+    unknown = sorted(set(names) - TABLES.keys())
+    if unknown:
+        raise ValueError(f"no results table is called {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    if len(names) != 2 * len(regions):
+        raise ValueError(
+            f"found {len(names)} results markers and {len(regions)} whole regions; expected each "
+            "<!-- results:NAME --> on a line of its own, with <!-- /results:NAME --> after it"
+        )
+    return _REGION.sub(lambda match: f"{match[1]}{TABLES[match[2]](results)}\n{match[4]}", text)
+
+
+def main() -> None:
+    """The command line."""
+    root = Path(__file__).resolve().parents[1]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="exit with 1 when README.md is out of date")
+    parser.add_argument("--readme", type=Path, default=root / "README.md")
+    parser.add_argument("--results", type=Path, default=root / "benchmarks" / "results")
+    options = parser.parse_args()
+    before = options.readme.read_text(encoding="utf-8")
+    after = fill(before, read_results(options.results))
+    if after == before:
+        return
+    if options.check:
+        print(f"{options.readme.name} is out of date: run python benchmarks/results_table.py", file=sys.stderr)
+        raise SystemExit(1)
+    options.readme.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
