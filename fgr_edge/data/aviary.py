@@ -73,7 +73,9 @@ SPECIES: tuple[Species, ...] = (
     Species("Ash Parrot", "Parrot", "white", "grey", "grey", "spotted", 0, "yellow", "black", "tipped"),
     Species("Lagoon Parrot", "Parrot", "orange", "blue", "yellow", "streaked", 1, "no", "red", "barred"),
     Species("Ruby Hummingbird", "Hummingbird", "green", "green", "red", "plain", 0, "no", "black", "plain"),
-    Species("Cornflower Hummingbird", "Hummingbird", "blue", "blue", "white", "spotted", 0, "white", "orange", "tipped"),
+    Species(
+        "Cornflower Hummingbird", "Hummingbird", "blue", "blue", "white", "spotted", 0, "white", "orange", "tipped"
+    ),
     Species("Topaz Hummingbird", "Hummingbird", "orange", "brown", "yellow", "plain", 1, "white", "black", "barred"),
     Species("Opal Hummingbird", "Hummingbird", "white", "grey", "buff", "banded", 1, "no", "red", "tipped"),
     Species("Sable Hummingbird", "Hummingbird", "black", "black", "orange", "streaked", 2, "yellow", "grey", "plain"),

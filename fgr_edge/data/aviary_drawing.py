@@ -71,7 +71,16 @@ DARK: Rgb = (44, 38, 40)
 
 
 def _body(depth: float) -> list[Point]:
-    points = [(-0.52, 0.03), (-0.3, -0.17), (0.02, -0.27), (0.34, -0.25), (0.52, -0.02), (0.42, 0.22), (0.1, 0.33), (-0.25, 0.23)]
+    points = [
+        (-0.52, 0.03),
+        (-0.3, -0.17),
+        (0.02, -0.27),
+        (0.34, -0.25),
+        (0.52, -0.02),
+        (0.42, 0.22),
+        (0.1, 0.33),
+        (-0.25, 0.23),
+    ]
     return smooth([(x, y * depth) for x, y in points])
 
 
@@ -80,7 +89,16 @@ def _neck(shape: Shape) -> list[Point]:
     if shape.legs > 0.5:  # a heron's neck is an S
         return smooth([(0.2, -0.16), (0.44, -0.42), (0.4, -0.7), (x - r * 0.8, y), (x + r * 0.4, y + r * 0.5),
                        (0.58, -0.66), (0.62, -0.38), (0.48, 0.06)])  # fmt: skip
-    return smooth([(x - r * 0.95, y), (x, y - r * 0.5), (x + r * 0.95, y + 0.05), (0.5, 0.05), (0.1, 0.0), (0.05, -0.2 * shape.depth)])
+    return smooth(
+        [
+            (x - r * 0.95, y),
+            (x, y - r * 0.5),
+            (x + r * 0.95, y + 0.05),
+            (0.5, 0.05),
+            (0.1, 0.0),
+            (0.05, -0.2 * shape.depth),
+        ]
+    )
 
 
 class Painter:
@@ -166,10 +184,32 @@ class Painter:
     def _breast(self, hull: Image.Image) -> None:
         c, s, d = self.canvas, self.species, self.shape.depth
         heron = s.family == "Heron"
-        patch = smooth([(0.62, -0.2), (0.3, -0.02 * d), (0.0, 0.1 * d), (-0.32, 0.16 * d), (-0.2, 0.5 * d), (0.3, 0.5 * d), (0.7, 0.25)])
+        patch = smooth(
+            [
+                (0.62, -0.2),
+                (0.3, -0.02 * d),
+                (0.0, 0.1 * d),
+                (-0.32, 0.16 * d),
+                (-0.2, 0.5 * d),
+                (0.3, 0.5 * d),
+                (0.7, 0.25),
+            ]
+        )
         if s.family == "Owl":
-            patch = smooth([(0.66, -0.2), (0.36, -0.12), (0.12, 0.0), (-0.2, 0.12 * d), (-0.25, 0.5 * d), (0.3, 0.55 * d), (0.75, 0.2)])
-        areas = [patch] + ([smooth([(0.5, -0.72), (0.66, -0.7), (0.7, -0.2), (0.5, 0.1), (0.46, -0.3)])] if heron else [])
+            patch = smooth(
+                [
+                    (0.66, -0.2),
+                    (0.36, -0.12),
+                    (0.12, 0.0),
+                    (-0.2, 0.12 * d),
+                    (-0.25, 0.5 * d),
+                    (0.3, 0.55 * d),
+                    (0.75, 0.2),
+                ]
+            )
+        areas = [patch] + (
+            [smooth([(0.5, -0.72), (0.66, -0.7), (0.7, -0.2), (0.5, 0.1), (0.46, -0.3)])] if heron else []
+        )
         region = ImageChops.multiply(c.mask(*areas), hull)
         colour = self.colours[s.breast]
         c.image.paste(colour, (0, 0), region)
@@ -209,7 +249,12 @@ class Painter:
         ux, uy = dx / length * 0.028, dy / length * 0.028
         for at in (0.42, 0.6)[: self.species.wing_bars]:
             x, y = root[0] + dx * at, root[1] + dy * at
-            bar = [(x - nx - ux, y - ny - uy), (x - nx + ux, y - ny + uy), (x + nx + ux, y + ny + uy), (x + nx - ux, y + ny - uy)]
+            bar = [
+                (x - nx - ux, y - ny - uy),
+                (x - nx + ux, y - ny + uy),
+                (x + nx + ux, y + ny + uy),
+                (x + nx - ux, y + ny - uy),
+            ]
             self.canvas.fill(bar, pale, mask)
 
     def _wing(self) -> None:
@@ -239,7 +284,11 @@ class Painter:
         if not far:
             mask = c.mask(wing)
             for k in range(3):
-                c.line([(0.0 - 0.07 * k, -0.08), (tip[0] * 0.9 - 0.01 * k, tip[1] * 0.9 + 0.07 * k)], shade(colour, 0.8), 0.012)
+                c.line(
+                    [(0.0 - 0.07 * k, -0.08), (tip[0] * 0.9 - 0.01 * k, tip[1] * 0.9 + 0.07 * k)],
+                    shade(colour, 0.8),
+                    0.012,
+                )
             self._bars(mask, root, tip)
 
     def _bill(self) -> None:
@@ -262,10 +311,26 @@ class Painter:
         crown = self.colours[self.species.crown]
         if self.species.family == "Owl":
             return self._owl_face(mask, crown)
-        brim = [(x - 1.3 * r, y + 0.05 * r), (x - 0.2 * r, y - 0.12 * r), (x + 1.3 * r, y - 0.5 * r), (x + r, y - 2 * r), (x - 1.3 * r, y - 2 * r)]
+        brim = [
+            (x - 1.3 * r, y + 0.05 * r),
+            (x - 0.2 * r, y - 0.12 * r),
+            (x + 1.3 * r, y - 0.5 * r),
+            (x + r, y - 2 * r),
+            (x - 1.3 * r, y - 2 * r),
+        ]
         c.fill(brim, crown, mask)
         if self.species.family in ("Kingfisher", "Heron"):  # a crest
-            c.fill(smooth([(x, y - 0.85 * r), (x - 1.55 * r, y - 0.75 * r), (x - 1.7 * r, y - 0.4 * r), (x - 0.85 * r, y - 0.05 * r)]), crown)
+            c.fill(
+                smooth(
+                    [
+                        (x, y - 0.85 * r),
+                        (x - 1.55 * r, y - 0.75 * r),
+                        (x - 1.7 * r, y - 0.4 * r),
+                        (x - 0.85 * r, y - 0.05 * r),
+                    ]
+                ),
+                crown,
+            )
         if self.species.crown == self.species.back:
             c.glaze(brim, (255, 255, 255), 0.1, mask)
         c.glaze(ellipse(x + 0.25 * r, y + 0.85 * r, 0.8 * r, 0.35 * r), (30, 24, 30), 0.22, mask)
@@ -282,9 +347,20 @@ class Painter:
 
     def _owl_face(self, mask: Image.Image, crown: Rgb) -> None:
         c, x, y, r = self.canvas, 0.0, 0.0, self.radius
-        c.fill([(x - 2 * r, y + 0.3 * r), (x + r, y - 0.75 * r), (x + 2 * r, y - 2 * r), (x - 2 * r, y - 2 * r)], crown, mask)
+        c.fill(
+            [(x - 2 * r, y + 0.3 * r), (x + r, y - 0.75 * r), (x + 2 * r, y - 2 * r), (x - 2 * r, y - 2 * r)],
+            crown,
+            mask,
+        )
         for px, py in ((-0.62, -0.55), (0.45, -0.9)):  # ear tufts
-            c.fill([(x + (px - 0.3) * r, y + py * r + 0.1 * r), (x + px * 1.5 * r - 0.05 * r, y + (py - 0.5) * r), (x + (px + 0.3) * r, y + py * r)], crown)
+            c.fill(
+                [
+                    (x + (px - 0.3) * r, y + py * r + 0.1 * r),
+                    (x + px * 1.5 * r - 0.05 * r, y + (py - 0.5) * r),
+                    (x + (px + 0.3) * r, y + py * r),
+                ],
+                crown,
+            )
         face = shade(self.colours["buff"], 1.02)
         eyes = ((x - 0.1 * r, y + 0.05 * r), (x + 0.55 * r, y - 0.1 * r))
         for ex, ey in eyes:

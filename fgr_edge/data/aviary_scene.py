@@ -69,9 +69,7 @@ def backdrop(scene: Scene, side: int, rng: np.random.Generator) -> Image.Image:
     for _ in range(int(rng.integers(4, 9))):
         x, y, r = rng.uniform(0, small), rng.uniform(0, small), rng.uniform(2, 7)
         dots.ellipse((round(x - r), round(y - r), round(x + r), round(y + r)), fill=(30, 30, 24))
-    image = Image.fromarray(
-        np.minimum(255, np.asarray(image).astype(np.int16) + np.asarray(glow)).astype(np.uint8)
-    )
+    image = Image.fromarray(np.minimum(255, np.asarray(image).astype(np.int16) + np.asarray(glow)).astype(np.uint8))
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
@@ -150,7 +148,10 @@ def foreground(canvas: Canvas, scene: Scene, below: float, rng: np.random.Genera
     if scene.setting == "water":
         near, _ = WATER[scene.water]
         for k in range(4):
-            canvas.fill(ellipse(0.5 + float(rng.uniform(-0.1, 0.1)), below - 0.02 + 0.03 * k, 0.34 - 0.05 * k, 0.011), shade(near, 1.12 - 0.06 * k))
+            canvas.fill(
+                ellipse(0.5 + float(rng.uniform(-0.1, 0.1)), below - 0.02 + 0.03 * k, 0.34 - 0.05 * k, 0.011),
+                shade(near, 1.12 - 0.06 * k),
+            )
     if not scene.occluded:
         return
     for _ in range(int(rng.integers(2, 5))):

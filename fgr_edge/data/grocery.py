@@ -57,9 +57,7 @@ def read_classes(root: Path) -> GroceryClasses:
             for r in rows
         ]  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: a row is not 'class name, id, coarse name, coarse id, ...': {error}"
-        ) from error
+        raise DataError(f"{path}: a row is not 'class name, id, coarse name, coarse id, ...': {error}") from error
     coarse = {coarse_id: coarse_name for _, _, coarse_id, coarse_name in table}
     if [row[0] for row in table] != list(range(len(table))) or sorted(coarse) != list(range(len(coarse))):
         raise DataError(f"{path}: the class ids are not 0, 1, 2, ... in order")

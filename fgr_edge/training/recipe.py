@@ -100,7 +100,7 @@ class SftRecipe:
     joint_lr: float
     batch: int
     aviary_batch: int
-    reason_share: float
+    reason_weight: float
     default_question_share: float
     warmup_steps: int
     weight_decay: float

@@ -50,9 +50,7 @@ def load_pictures(paths: Sequence[Path], size: int) -> Pictures:
     def one(path: Path) -> tuple[Tensor, float]:
         with Image.open(path) as image:
             small = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
-            return torch.from_numpy(np.asarray(small)).permute(
-                2, 0, 1
-            ).contiguous(), image.width / image.height
+            return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous(), image.width / image.height
 
     with ThreadPoolExecutor(2) as pool:
         rows = list(pool.map(one, paths))

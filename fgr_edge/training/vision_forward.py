@@ -31,9 +31,7 @@ class Layout:
 
 
 @lru_cache(maxsize=64)
-def _indices(
-    height: int, width: int, merge: int, window: int, patch: int
-) -> tuple[Tensor, tuple[int, ...], Tensor]:
+def _indices(height: int, width: int, merge: int, window: int, patch: int) -> tuple[Tensor, tuple[int, ...], Tensor]:
     grid = torch.tensor([[1, height, width]])
     index, bounds = get_vision_window_index(grid, merge, window, patch)
     lengths = tuple(int(n) for n in (bounds[1:] - bounds[:-1]))
@@ -89,12 +87,19 @@ def encode(visual: nn.Module, pixels: Tensor, *, tap: int | None = None) -> tupl
 
     The tapped patches are in row order of merge blocks (each block's four patches together), as `patchify` gives them.
     """
-    tower: Any = visual
-    c = tower.config
+    c: Any = visual.config
     height, width = pixels.shape[2] // c.patch_size, pixels.shape[3] // c.patch_size
-    plan = layout(tower, height, width)
-    unit = c.spatial_merge_size**2
     patches = patchify(pixels, c.patch_size, c.spatial_merge_size)
+    return encode_patches(visual, patches, height, width, tap=tap)
+
+
+def encode_patches(
+    visual: nn.Module, patches: Tensor, height: int, width: int, *, tap: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Like `encode`, from patches [B, height * width, 588] as `patchify` gives them."""
+    tower: Any = visual
+    plan = layout(tower, height, width)
+    unit = tower.config.spatial_merge_size**2
     # Both frames of a still picture are equal: the temporal axis of the convolution can be summed.
     weight = tower.patch_embed.proj.weight.sum(2).flatten(1)
     x = F.linear(patches, weight)
@@ -102,7 +107,7 @@ def encode(visual: nn.Module, pixels: Tensor, *, tap: int | None = None) -> tupl
     x = x.view(b, n // unit, unit, dim)[:, plan.window_index].reshape(b, n, dim)
     tapped = None
     for number, block in enumerate(tower.blocks):
-        lengths = (n,) if number in c.fullatt_block_indexes else plan.window_lengths
+        lengths = (n,) if number in tower.config.fullatt_block_indexes else plan.window_lengths
         x = x + _attention(block.attn, _norm(x, block.norm1), plan.cos, plan.sin, lengths)
         x = x + block.mlp(_norm(x, block.norm2))
         if number == tap:
