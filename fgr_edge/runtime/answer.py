@@ -63,8 +63,9 @@ class Answerer:
         """Name the picture right after the prompt."""
         if self._labels:
             return (yield from self._choose(logits, extend, "", "", generated=0, before=""))
-        text, ids, log_probability, _ = yield from self._free(logits, extend, sampler, max_new_tokens, until=None)
-        return Answer(text, len(ids), text.strip() or None, None, float(np.exp(log_probability)))
+        chosen: list[float] = []
+        text, ids, _ = yield from self._free(logits, extend, sampler, max_new_tokens, chosen=chosen)
+        return Answer(text, len(ids), text.strip() or None, None, float(np.exp(sum(chosen))))
 
     def reason(
         self, logits: Logits, extend: Extend, sampler: Sampler, max_new_tokens: int, think_budget: int | None
@@ -73,7 +74,7 @@ class Answerer:
         room = max_new_tokens if think_budget is None else min(think_budget, max_new_tokens)
         free = not self._labels and think_budget is None
         until = None if free else THINK_END
-        text, ids, _, logits = yield from self._free(logits, extend, sampler, room, until=until)
+        text, ids, logits = yield from self._free(logits, extend, sampler, room, until=until)
         if free:
             return Answer(text, len(ids), _answer_in(text), None, None)
         lead = "" if THINK_END in text else THINK_END
@@ -82,7 +83,7 @@ class Answerer:
             return (yield from self._choose(logits, extend, lead, "</answer>", generated=len(ids), before=text))
         logits = extend(self._prompts.encode_text(lead))
         yield lead
-        rest, more, _, _ = yield from self._free(logits, extend, sampler, ANSWER_TOKENS, until="</answer>")
+        rest, more, _ = yield from self._free(logits, extend, sampler, ANSWER_TOKENS, until="</answer>")
         text += lead + rest
         return Answer(text, len(ids) + len(more), _answer_in(text), None, None)
 
@@ -101,29 +102,38 @@ class Answerer:
         return Answer(before + piece, generated + len(choice.tokens), name, choice.label, choice.probability)
 
     def _free(
-        self, logits: Logits, extend: Extend, sampler: Sampler, room: int, until: str | None
-    ) -> Generator[str, None, tuple[str, list[int], float, Logits]]:
+        self,
+        logits: Logits,
+        extend: Extend,
+        sampler: Sampler,
+        room: int,
+        *,
+        until: str | None = None,
+        chosen: list[float] | None = None,
+    ) -> Generator[str, None, tuple[str, list[int], Logits]]:
         """Generate until a stop token, `until` in the text, or `room` tokens.
 
-        Returns text, ids, their log-probability with the closing token, and the logits after the last id.
+        Returns text, ids and the logits after the last id; appends each token's log-probability, the stop token's too,
+        to `chosen`.
         """
         stream = DecodeStream(skip_special_tokens=True)
         ids: list[int] = []
-        text, log_probability = "", 0.0
+        text = ""
         while len(ids) < room:
             token = sampler.next(logits)
-            log_probability += _log_softmax(logits, token)
+            if chosen is not None:
+                chosen.append(_log_softmax(logits, token))
             if token in self._eos_ids:
                 break
             ids.append(token)
-            piece = stream.step(self._prompts.tokenizer, token)
-            logits = extend([token])
+            piece = stream.step(self._prompts.tokenizer, token) or ""
             if piece:
                 text += piece
                 yield piece
-                if until is not None and until in text[-len(piece) - len(until) :]:
-                    break
-        return text, ids, log_probability, logits
+            logits = extend([token])
+            if until is not None and until in text[-len(piece) - len(until) :]:
+                break
+        return text, ids, logits
 
 
 def _log_softmax(logits: Logits, token: int) -> float:
