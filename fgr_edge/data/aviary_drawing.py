@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,87 +17,7 @@ from PIL import Image, ImageChops
 from fgr_edge.data.aviary import SPECIES, Species
 from fgr_edge.data.aviary_canvas import Canvas, Point, Rgb, ellipse, shade, smooth
 from fgr_edge.data.aviary_scene import Scene, backdrop, foreground, light, perch
-
-PALETTE: dict[str, Rgb] = {
-    "red": (200, 44, 40), "orange": (238, 132, 36), "yellow": (246, 212, 66), "green": (72, 148, 66),
-    "blue": (48, 104, 200), "brown": (128, 82, 48), "buff": (228, 196, 146), "grey": (136, 144, 154),
-    "black": (38, 38, 46), "white": (246, 245, 240),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a family is built like, in body lengths."""
-
-    depth: float  # of the body, 1 is a songbird's
-    head: Point
-    head_radius: float
-    bill: tuple[Point, ...]  # relative to the head, in head radii
-    tail_length: float
-    tail_width: float
-    legs: float
-    tilt_degrees: float  # upright is negative
-    setting: str
-    centre: Point = (0.5, 0.54)
-    scale: float = 0.5
-
-
-SHAPES: dict[str, Shape] = {
-    "Finch": Shape(1.12, (0.40, -0.30), 0.235, ((0.75, -0.35), (1.75, 0.12), (0.72, 0.5)), 0.42, 0.10, 0.16, -14, "branch"),
-    "Warbler": Shape(0.88, (0.42, -0.27), 0.20, ((0.85, -0.16), (1.95, 0.1), (0.85, 0.22)), 0.50, 0.075, 0.22, -8, "branch", scale=0.46),
-    "Kingfisher": Shape(
-        1.0, (0.40, -0.36), 0.27, ((0.8, -0.26), (3.1, 0.16), (0.8, 0.36)), 0.24, 0.11, 0.08, -26, "branch", (0.43, 0.55), 0.48
-    ),
-    "Duck": Shape(
-        1.05, (0.50, -0.46), 0.21, ((0.8, -0.2), (1.5, 0.02), (2.05, 0.1), (2.1, 0.36), (1.5, 0.42), (0.75, 0.5)),
-        0.22, 0.10, 0.0, 0, "water", (0.47, 0.56), 0.46,
-    ),
-    "Heron": Shape(
-        0.82, (0.62, -0.98), 0.16, ((0.75, -0.3), (3.5, 0.18), (0.75, 0.42)), 0.22, 0.09, 0.62, -18, "reeds", (0.42, 0.60), 0.36
-    ),
-    "Owl": Shape(1.35, (0.30, -0.36), 0.36, (), 0.26, 0.13, 0.05, -48, "branch", (0.47, 0.56), 0.47),
-    "Parrot": Shape(
-        1.0, (0.40, -0.33), 0.25, ((0.6, -0.55), (1.4, -0.42), (1.72, 0.1), (1.5, 0.75), (1.3, 0.32), (0.8, 0.5)),
-        0.72, 0.085, 0.06, -38, "branch", (0.5, 0.5), 0.46,
-    ),
-    "Hummingbird": Shape(
-        0.72, (0.45, -0.26), 0.19, ((0.85, -0.14), (4.1, -0.06), (0.85, 0.16)), 0.36, 0.10, 0.0, -32, "flowers", (0.44, 0.56), 0.43
-    ),
-}  # fmt: skip
-
-LEVELLING = {"Owl": 0.85, "Parrot": 0.9, "Kingfisher": 0.5, "Heron": 0.8, "Finch": 0.5}
-DARK: Rgb = (44, 38, 40)
-
-
-def _body(depth: float) -> list[Point]:
-    points = [
-        (-0.52, 0.03),
-        (-0.3, -0.17),
-        (0.02, -0.27),
-        (0.34, -0.25),
-        (0.52, -0.02),
-        (0.42, 0.22),
-        (0.1, 0.33),
-        (-0.25, 0.23),
-    ]
-    return smooth([(x, y * depth) for x, y in points])
-
-
-def _neck(shape: Shape) -> list[Point]:
-    (x, y), r = shape.head, shape.head_radius
-    if shape.legs > 0.5:  # a heron's neck is an S
-        return smooth([(0.2, -0.16), (0.44, -0.42), (0.4, -0.7), (x - r * 0.8, y), (x + r * 0.4, y + r * 0.5),
-                       (0.58, -0.66), (0.62, -0.38), (0.48, 0.06)])  # fmt: skip
-    return smooth(
-        [
-            (x - r * 0.95, y),
-            (x, y - r * 0.5),
-            (x + r * 0.95, y + 0.05),
-            (0.5, 0.05),
-            (0.1, 0.0),
-            (0.05, -0.2 * shape.depth),
-        ]
-    )
+from fgr_edge.data.aviary_shapes import DARK, LEVELLING, PALETTE, SHAPES, body_outline, neck_outline
 
 
 class Painter:
@@ -110,7 +29,7 @@ class Painter:
         jitter = rng.integers(-9, 10, 3)
         self.colours: dict[str, Rgb] = {}
         for name, rgb in PALETTE.items():
-            r, g, b = (int(np.clip(c + j, 0, 255)) for c, j in zip(rgb, jitter))
+            r, g, b = (int(np.clip(c + j, 0, 255)) for c, j in zip(rgb, jitter, strict=True))
             self.colours[name] = (r, g, b)
         (x, y), self.radius = self.shape.head, self.shape.head_radius
         self.head = (x + float(rng.uniform(-0.02, 0.03)), y + float(rng.uniform(-0.03, 0.03)))
@@ -131,7 +50,7 @@ class Painter:
         """Back to front: tail, legs, body, breast, wing, head, bill, eye."""
         self._tail()
         self._legs()
-        body, neck = _body(self.shape.depth), _neck(self.shape)
+        body, neck = body_outline(self.shape.depth), neck_outline(self.shape)
         hull = self.canvas.mask(body, neck, ellipse(*self.head, self.radius, self.radius))
         if self.species.family == "Hummingbird":
             self._raised_wing(far=True)
@@ -153,8 +72,17 @@ class Painter:
         droop = 0.1 + self.lift + (0.06 if s.tail_length > 0.5 else 0)
         x, y, w = -0.4, 0.0, s.tail_width
         ex, ey = x - s.tail_length - 0.06, y + droop
-        tail = smooth([(x + 0.15, y - w), (x - 0.1, y - w), (ex, ey - w * 1.1), (ex - 0.05, ey + w * 0.2), (ex, ey + w * 1.3),
-                       (x - 0.1, y + w * 1.2), (x + 0.15, y + w)])  # fmt: skip
+        tail = smooth(
+            [
+                (x + 0.15, y - w),
+                (x - 0.1, y - w),
+                (ex, ey - w * 1.1),
+                (ex - 0.05, ey + w * 0.2),
+                (ex, ey + w * 1.3),
+                (x - 0.1, y + w * 1.2),
+                (x + 0.15, y + w),
+            ]
+        )
         mask = c.mask(tail)
         c.fill(tail, shade(self.colours[self.species.back], 0.82))
         pale = (250, 248, 238) if self.species.back not in ("white", "buff") else (60, 52, 52)
@@ -259,8 +187,18 @@ class Painter:
 
     def _wing(self) -> None:
         d, c, up = self.shape.depth, self.canvas, self.lift
-        wing = smooth([(0.3, -0.1 * d), (0.12, -0.22 * d), (-0.2, -0.16 * d - up), (-0.62, 0.02 - up), (-0.66, 0.08 - up),
-                       (-0.3, 0.16 * d), (0.08, 0.13 * d), (0.27, 0.05 * d)])  # fmt: skip
+        wing = smooth(
+            [
+                (0.3, -0.1 * d),
+                (0.12, -0.22 * d),
+                (-0.2, -0.16 * d - up),
+                (-0.62, 0.02 - up),
+                (-0.66, 0.08 - up),
+                (-0.3, 0.16 * d),
+                (0.08, 0.13 * d),
+                (0.27, 0.05 * d),
+            ]
+        )
         mask, colour = c.mask(wing), shade(self.colours[self.species.back], 0.78)
         if self.species.back == "black":
             colour = (66, 66, 78)
@@ -275,8 +213,15 @@ class Painter:
         c, beat = self.canvas, float(self.lift) * 2
         tip = (-0.62, -0.78 + beat) if not far else (0.02, -0.92 + beat)
         root = (0.18, -0.1)
-        wing = smooth([(root[0] + 0.1, root[1]), (tip[0] * 0.4 + 0.12, tip[1] * 0.62), tip, (tip[0] * 0.75 - 0.05, tip[1] * 0.5),
-                       (-0.16, 0.02)])  # fmt: skip
+        wing = smooth(
+            [
+                (root[0] + 0.1, root[1]),
+                (tip[0] * 0.4 + 0.12, tip[1] * 0.62),
+                tip,
+                (tip[0] * 0.75 - 0.05, tip[1] * 0.5),
+                (-0.16, 0.02),
+            ]
+        )
         colour = shade(self.colours[self.species.back], 0.62 if far else 0.8)
         if self.species.back == "black":
             colour = (66, 66, 78)

@@ -29,7 +29,7 @@ def next_token_targets(table: Tensor, classes: Tensor, chosen: Tensor, vocabular
         vocabulary: size V.
 
     Returns:
-        [B, L, V]: at step t the probability of each token given the chosen answer's first t tokens; zeros after its end.
+        [B, L, V]: at step t the probability of each token given the chosen answer's first t tokens; 0 after its end.
     """
     b, (c, length) = len(chosen), table.shape
     followed = table[chosen]  # [B, L]

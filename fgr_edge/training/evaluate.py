@@ -48,14 +48,15 @@ class Examiner:
             alive = torch.ones(len(rows), len(names), dtype=torch.bool)
             for t in range(table.shape[1]):
                 allowed = torch.zeros(len(rows), logits.shape[1])
-                allowed.scatter_add_(1, table[:, t].clamp(min=0).expand(len(rows), -1), (alive & (table[:, t] >= 0)).float())
+                tokens = table[:, t].clamp(min=0).expand(len(rows), -1)
+                allowed.scatter_add_(1, tokens, (alive & (table[:, t] >= 0)).float())
                 done = allowed.sum(1) == 0
                 token = logits.masked_fill(allowed == 0, float("-inf")).argmax(1)
                 alive &= (table[:, t] == token[:, None]) | done[:, None]
                 if bool((alive.sum(1) <= 1).all()):
                     break
                 logits, place = self._next(token, place, cache)
-            for row, choice in zip(rows, alive.int().argmax(1).tolist()):
+            for row, choice in zip(rows, alive.int().argmax(1).tolist(), strict=True):
                 answers[row] = names[choice]
         return answers
 
@@ -73,7 +74,7 @@ class Examiner:
                 if bool(stopped.all()):
                     break
                 logits, place = self._next(token, place, cache)
-            for row, ids in zip(rows, torch.stack(produced, 1).tolist()):
+            for row, ids in zip(rows, torch.stack(produced, 1).tolist(), strict=True):
                 answers[row] = self.tokenizer.decode(ids, skip_special_tokens=True)
         return answers
 
@@ -95,9 +96,7 @@ class Examiner:
                 logits, place = self._prefill(patches, height, width, reason, cache)
                 yield [row for row, _ in part], cache, logits, place
 
-    def _prefill(
-        self, patches: Tensor, height: int, width: int, reason: bool, cache: Cache
-    ) -> tuple[Tensor, Tensor]:
+    def _prefill(self, patches: Tensor, height: int, width: int, reason: bool, cache: Cache) -> tuple[Tensor, Tensor]:
         text = self.model.model.language_model
         tokens, _ = encode_patches(self.model.model.visual, patches, height, width)
         front = "<|im_start|>user\n<|vision_start|>"
@@ -105,7 +104,7 @@ class Examiner:
         before, after = (
             torch.tensor(self.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (front, back)
         )
-        b, m, _ = tokens.shape
+        b = len(tokens)
         embeds = torch.cat(
             [text.embed_tokens(before).expand(b, -1, -1), tokens, text.embed_tokens(after).expand(b, -1, -1)], 1
         )
@@ -132,8 +131,8 @@ def score(
     """Compare answers with class ids."""
     number = {name: i for i, name in enumerate(names)}
     got = [number.get(a, -1) for a in answers]
-    fine = sum(g == y for g, y in zip(got, labels)) / len(labels)
+    fine = sum(g == y for g, y in zip(got, labels, strict=True)) / len(labels)
     coarse = None
     if coarse_of is not None:
-        coarse = sum(g >= 0 and coarse_of[g] == coarse_of[y] for g, y in zip(got, labels)) / len(labels)
+        coarse = sum(g >= 0 and coarse_of[g] == coarse_of[y] for g, y in zip(got, labels, strict=True)) / len(labels)
     return Score(fine, coarse, sum(g >= 0 for g in got) / len(got))

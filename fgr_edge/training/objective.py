@@ -36,7 +36,8 @@ class Asker:
         self.prompts: dict[bool, list[list[int]]] = {}
         for reason in (False, True):
             texts = [
-                f"<|vision_end|>{asked(q, reason)}<|im_end|>\n<|im_start|>assistant\n" for q in (DEFAULT_QUESTION, *others)
+                f"<|vision_end|>{asked(q, reason)}<|im_end|>\n<|im_start|>assistant\n"
+                for q in (DEFAULT_QUESTION, *others)
             ]
             self.prompts[reason] = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
 
@@ -64,9 +65,7 @@ class Objective:
         )
         self.pad = special_ids(tokenizer)["<|endoftext|>"]
         self.table, _ = attribute_table()
-        self.coarse = F.one_hot(
-            torch.tensor(material.classes.coarse_of), len(material.classes.coarse)
-        ).float()
+        self.coarse = F.one_hot(torch.tensor(material.classes.coarse_of), len(material.classes.coarse)).float()
 
     def loss(self, rows: Tensor, birds: Tensor) -> Tensor:
         """Loss over photographs `rows` and drawings `birds`."""
@@ -96,7 +95,10 @@ class Objective:
                 loss = loss + r.sft.teacher_weight * self._stay(tokens, tapped, seen, soft, hard, birds)
         return loss
 
-    def _stay(self, tokens: Tensor, tapped: Tensor, seen: Features, soft: Tensor, hard: Tensor, birds: Tensor) -> Tensor:
+    def _stay(
+        self, tokens: Tensor, tapped: Tensor, seen: Features, soft: Tensor, hard: Tensor, birds: Tensor
+    ) -> Tensor:
+        """The vision warm-up's losses, which keep the tower from drifting."""
         n = len(soft)
         photo = photo_loss(self.heads, tokens[:n], tapped[:n], seen, soft, hard, self.coarse, self.recipe.teacher)
         return photo + bird_loss(
@@ -112,9 +114,9 @@ class Objective:
         chosen = torch.multinomial(classes, 1).squeeze(1)
         prompts = [asker.draw(reason) for _ in range(b)]
         lengths = (table[chosen] >= 0).sum(1)
-        after = torch.full((b, max(len(p) + int(k) for p, k in zip(prompts, lengths))), self.pad)
+        after = torch.full((b, max(len(p) + int(k) for p, k in zip(prompts, lengths, strict=True))), self.pad)
         starts = torch.tensor([len(p) for p in prompts])
-        for row, (prompt, k) in enumerate(zip(prompts, lengths)):
+        for row, (prompt, k) in enumerate(zip(prompts, lengths, strict=True)):
             after[row, : len(prompt)] = torch.tensor(prompt)
             after[row, len(prompt) : len(prompt) + int(k)] = table[chosen[row], : int(k)]
         text = self.model.model.language_model

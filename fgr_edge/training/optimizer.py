@@ -30,7 +30,7 @@ class MuonAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of both, at the learning rates that a scheduler set on this object."""
-        for part, group in zip(self.parts, self.param_groups):
+        for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups[0]["lr"] = group["lr"]
             part.step()
 
@@ -42,7 +42,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore states of both parts."""
         super().load_state_dict({key: state_dict[key] for key in ("param_groups", "state")})
-        for part, state in zip(self.parts, state_dict["parts"]):
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
 
 

@@ -54,7 +54,7 @@ def plot(path: Path, columns: list[str], title: str) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     figure, axes = plt.subplots(1, len(columns), figsize=(4.5 * len(columns), 3.2), squeeze=False)
-    for axis, column in zip(axes[0], columns):
+    for axis, column in zip(axes[0], columns, strict=True):
         axis.plot([float(r["epoch"]) for r in rows], [float(r[column]) for r in rows])
         axis.set_xlabel("epoch")
         axis.set_title(column)

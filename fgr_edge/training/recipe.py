@@ -79,7 +79,7 @@ class TeacherRecipe:
 
 @dataclass(frozen=True, slots=True)
 class VisionRecipe:
-    """The vision warm-up. A batch is `batch` photographs and `aviary_batch` drawings; an epoch is every photograph once."""
+    """The vision warm-up: batches of photographs and drawings; an epoch is every photograph once."""
 
     epochs: int
     batch: int

@@ -105,7 +105,7 @@ def validate(recipe: Recipe, model: Any, tokenizer: Any, material: Material) -> 
         figures[key] = {
             "direct": asdict(score(direct, labels, names, coarse_of)),
             "reason": asdict(score(reasoned, labels, names, coarse_of)),
-            "agree": sum(a == b for a, b in zip(direct, reasoned)) / len(direct),
+            "agree": sum(a == b for a, b in zip(direct, reasoned, strict=True)) / len(direct),
         }
     model.train()
     return figures

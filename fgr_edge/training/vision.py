@@ -54,7 +54,7 @@ class Heads(nn.Module):
 
 
 def _map_loss(tokens: Tensor, target: Tensor, merge: int) -> Tensor:
-    """Mean squared error of tokens [B, N, C] (merge-block order if `merge` > 1) to a map [B, C, h, w] resized to fit."""
+    """Mean squared error of tokens [B, N, C], in blocks of `merge` squared, to a map [B, C, h, w] resized to fit."""
     b, n, c = tokens.shape
     side = round(n**0.5)
     target = F.interpolate(target, size=(side, side), mode="bilinear", align_corners=False)

@@ -30,7 +30,7 @@ def test_recipe_trains_resumes_and_leaves_a_checkpoint_that_transformers_loads(
     shutil.rmtree(tmp_path / "run" / "joint")
     shutil.rmtree(output)
     again = Qwen2_5_VLForConditionalGeneration.from_pretrained(run(small_recipe), dtype=torch.float32)
-    for (name, a), (_, b) in zip(first.named_parameters(), again.named_parameters()):
+    for (name, a), (_, b) in zip(first.named_parameters(), again.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-2), name
 
     tokenizer = AutoTokenizer.from_pretrained(output)
