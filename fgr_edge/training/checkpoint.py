@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ def image_processor(use_px: int) -> Any:
     )  # fmt: skip
 
 
-def write_checkpoint(model: Any, tokenizer: Any, use_px: int, names: dict[str, Sequence[str]], folder: Path) -> None:
+def write_checkpoint(model: Any, tokenizer: Any, use_px: int, names: Mapping[str, Sequence[str]], folder: Path) -> None:
     """Write everything but the card into `folder`; `names` are lists of class names by file stem."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = {key: getattr(tokenizer, f"{key}_token_id") for key in ("eos", "pad")}
     model.generation_config.update(eos_token_id=ids["eos"], pad_token_id=ids["pad"], do_sample=False)
     model.to(torch.bfloat16).save_pretrained(folder)
     model.float()
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for the owner alone
     tokenizer.save_pretrained(folder)
     _rewrite(folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"})
     smallest, largest = image_limits(use_px)

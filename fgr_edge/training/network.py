@@ -50,8 +50,8 @@ def build_config(recipe: NetworkRecipe, vocabulary: int, ids: dict[str, int]) ->
     )
 
 
-def build_model(config: Qwen2_5_VLConfig, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(config: Qwen2_5_VLConfig, seed: int) -> Any:
     """A fresh model with random weights from `seed`, float32."""
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    model: Any = Qwen2_5_VLForConditionalGeneration(config)
     return model.float()

@@ -130,4 +130,5 @@ class Objective:
         picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2]))
         log_p = self.model.lm_head(picked).float().log_softmax(-1)
         targets = next_token_targets(table, classes, chosen, log_p.shape[-1])
-        return -(targets * log_p).sum((1, 2)).mean()
+        loss: Tensor = -(targets * log_p).sum((1, 2)).mean()
+        return loss

@@ -16,7 +16,8 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in named:
             if not parameter.requires_grad:
                 continue

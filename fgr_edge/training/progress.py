@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def append_row(path: Path, row: dict[str, float | int | str]) -> None:
+def append_row(path: Path, row: Mapping[str, float]) -> None:
     """Add one row to a CSV file, with a header when it is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.is_file()

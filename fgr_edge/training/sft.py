@@ -72,9 +72,10 @@ def _run(recipe: Recipe) -> Path:
     objective = Objective(recipe, model, heads, material, teacher, tokenizer)
     run_stage(objective, tokenizer, folder / "frozen", frozen=True, epochs=s.frozen_epochs, lr=s.frozen_lr)
     logger.info("frozen done after %.0f s: %s", time.monotonic() - start, validate(recipe, model, tokenizer, material))
+    names = {"labels_grocery": groups[0].names, "labels_aviary": groups[1].names}
+    write_checkpoint(model, tokenizer, recipe.network.use_px, names, folder / "frozen-checkpoint")
     run_stage(objective, tokenizer, folder / "joint", frozen=False, epochs=s.joint_epochs, lr=s.joint_lr)
     # 4. The checkpoint, and how good it is on what was never trained on.
-    names = {"labels_grocery": groups[0].names, "labels_aviary": groups[1].names}
     write_checkpoint(model, tokenizer, recipe.network.use_px, names, recipe.run.output)
     figures = validate(recipe, model, tokenizer, material)
     (folder / "val.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

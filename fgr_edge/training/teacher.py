@@ -119,5 +119,5 @@ class Teacher:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         self.probe = probe.requires_grad_(False)

@@ -14,11 +14,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from fgr_edge.training.objective import Objective
 from fgr_edge.training.optimizer import Average, MuonAdamW, learning_rate
-from fgr_edge.training.progress import save_state
+from fgr_edge.training.progress import plot, save_state
 
 
 def collate(items: list[dict[str, int]]) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def collate(items: list[dict[str, int]]) -> dict[str, Tensor]:
     }
 
 
-class NanoTrainer(SFTTrainer):  # type: ignore[misc]
+class NanoTrainer(SFTTrainer):
     """SFTTrainer whose loss is an `Objective`."""
 
     objective: Objective
@@ -41,7 +41,7 @@ class NanoTrainer(SFTTrainer):  # type: ignore[misc]
         return self.objective.loss(inputs["rows"], inputs["birds"])
 
 
-class Keeper(TrainerCallback):  # type: ignore[misc]
+class Keeper(TrainerCallback):
     """Averages the weights, and keeps what the trainer does not know: averages and heads."""
 
     def __init__(self, both: nn.Module, heads: nn.Module, decay: float) -> None:
@@ -64,7 +64,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self.heads.load_state_dict(state["heads"])
 
 
-class Curve(TrainerCallback):  # type: ignore[misc]
+class Curve(TrainerCallback):
     """Writes the logged losses as CSV."""
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +106,7 @@ def run_stage(
         output_dir=str(folder), num_train_epochs=epochs, max_steps=max_steps, per_device_train_batch_size=batch,
         dataloader_drop_last=True, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,
         gradient_checkpointing=False, bf16=False, use_cpu=True, max_grad_norm=1.0, seed=recipe.run.seed % 2**31,
-        logging_steps=10, save_strategy="epoch" if max_steps < 0 else "steps", save_steps=max(1, max_steps),
+        logging_steps=10, logging_first_step=True, save_strategy="epoch" if max_steps < 0 else "steps", save_steps=max(1, max_steps),
         save_total_limit=2, report_to="none", disable_tqdm=True, dataloader_pin_memory=False, max_length=None,
     )  # fmt: skip
     keeper = Keeper(both, objective.heads, s.average_decay)
@@ -115,8 +115,9 @@ def run_stage(
         optimizers=(optimizer, schedule), callbacks=[keeper, Curve(folder.with_suffix(".csv"))],
     )  # fmt: skip
     trainer.objective = objective
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
     if last is not None:
         keeper.load(Path(last))
     trainer.train(resume_from_checkpoint=last)
+    plot(folder.with_suffix(".csv"), ["loss", "learning_rate"], folder.name)
     keeper.average.swap(both)

@@ -75,7 +75,7 @@ def photo_loss(
     log_p = heads.class_head(pooled).float().log_softmax(-1)
     soft_target = (soft / recipe.temperature).softmax(-1)
     coarse_p = (log_p.exp() @ coarse).clamp(min=1e-6).log()
-    return (
+    loss: Tensor = (
         recipe.soft_labels * F.kl_div(log_p, soft_target, reduction="batchmean")
         - recipe.hard_labels * (hard * log_p).sum(-1).mean()
         - recipe.coarse_labels * ((hard @ coarse) * coarse_p).sum(-1).mean()
@@ -83,12 +83,13 @@ def photo_loss(
         + recipe.last * _map_loss(heads.last_head(tokens), seen.last, 1)
         + recipe.pooled * F.mse_loss(heads.pooled_head(pooled).float(), seen.pooled)
     )
+    return loss
 
 
 def bird_loss(heads: Heads, tokens: Tensor, species: Tensor, table: Tensor, recipe: TeacherRecipe) -> Tensor:
     """Loss on drawings: the species, and each attribute (`table` [40, A]) of it."""
     pooled = tokens.mean(1)
-    parts = heads.attribute_head(pooled).float().split(heads.sizes, -1)
+    parts = torch.split(heads.attribute_head(pooled).float(), heads.sizes, -1)
     wanted = table[species]
     attributes = torch.stack([F.cross_entropy(part, wanted[:, a]) for a, part in enumerate(parts)]).mean()
     own = F.cross_entropy(heads.species_head(pooled).float(), species)
@@ -109,7 +110,7 @@ def prepare_teacher(recipe: Recipe, material: Material, folder: Path) -> Teacher
     rng = generator(recipe.run.seed, 1)
     raw, labels = [], []
     for _ in range(recipe.teacher.probe_views):
-        for rows in torch.randperm(len(material.photos), generator=rng).split(64):
+        for rows in torch.split(torch.randperm(len(material.photos), generator=rng), 64):
             raw.append(teacher.raw(random_views(material.photos.pictures, rows, SIZE, recipe.views, rng)))
             labels.append(material.photos.labels[rows])
     teacher.standardise(raw[:: recipe.teacher.probe_views])
@@ -117,7 +118,7 @@ def prepare_teacher(recipe: Recipe, material: Material, folder: Path) -> Teacher
     pooled = (torch.cat([f.pooled for f in raw]) - mean) / std
     teacher.fit_probe(pooled, torch.cat(labels), classes, recipe.teacher.probe_decay)
     hits = 0
-    for rows in torch.arange(len(material.photos_val)).split(64):
+    for rows in torch.split(torch.arange(len(material.photos_val)), 64):
         logits = teacher.see(shrink(material.photos_val.pictures.pixels[rows].float(), SIZE))[1]
         hits += int((logits.argmax(-1) == material.photos_val.labels[rows]).sum())
     logger.info("teacher in %.0f s, val %.1f %%", time.monotonic() - start, 100 * hits / len(material.photos_val))
@@ -129,7 +130,7 @@ def prepare_teacher(recipe: Recipe, material: Material, folder: Path) -> Teacher
 def head_accuracy(visual: nn.Module, head: nn.Module, data: Labelled, size: int) -> float:
     """Share of right answers of a linear read-out on whole pictures, 0..1."""
     hits = 0
-    for rows in torch.arange(len(data)).split(64):
+    for rows in torch.split(torch.arange(len(data)), 64):
         pixels = normalise(shrink(data.pictures.pixels[rows].float(), size), MEAN, STD)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = head(encode(visual, pixels)[0].mean(1))

@@ -73,7 +73,8 @@ def _attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor, lengths: tuple[in
     q, k, v = attn.qkv(x).view(b, n, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     cos, sin = cos.to(q.dtype), sin.to(q.dtype)
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-    parts = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), strict=True)
+    sizes = list(lengths)
+    parts = zip(torch.split(q, sizes, 2), torch.split(k, sizes, 2), torch.split(v, sizes, 2), strict=True)
     out = torch.cat([_attend(*part) for part in parts], dim=2)
     return attn.proj(out.transpose(1, 2).reshape(b, n, -1))  # type: ignore[no-any-return]
 
