@@ -106,7 +106,8 @@ def run_stage(
         output_dir=str(folder), num_train_epochs=epochs, max_steps=max_steps, per_device_train_batch_size=batch,
         dataloader_drop_last=True, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,
         gradient_checkpointing=False, bf16=False, use_cpu=True, max_grad_norm=1.0, seed=recipe.run.seed % 2**31,
-        logging_steps=10, logging_first_step=True, save_strategy="epoch" if max_steps < 0 else "steps", save_steps=max(1, max_steps),
+        logging_steps=10, logging_first_step=True, save_steps=max(1, max_steps),
+        save_strategy="epoch" if max_steps < 0 else "steps",
         save_total_limit=2, report_to="none", disable_tqdm=True, dataloader_pin_memory=False, max_length=None,
     )  # fmt: skip
     keeper = Keeper(both, objective.heads, s.average_decay)
