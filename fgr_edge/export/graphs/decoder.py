@@ -48,16 +48,20 @@ def build_decoder(
     deepstack = [g.input(f"deepstack.{i}", np.float32, [1, "sequence", dims.hidden]) for i in range(dims.deepstack)]
     normed = dialect.rms_norm(g, x, weights.vector(["input_norm"], [dims.hidden]), dims.rms_eps, "input_norm.0")
     for layer in range(dims.layers):
+        last = layer + 1 == dims.layers
         attended = _attention(g, normed, layer, dims, weights, cache, dialect)
+        features = deepstack[layer] if layer < len(deepstack) else None
+        if last:
+            # The cache is complete: from here on only the rows that get logits are worth computing.
+            attended, x = (g.op("Gather", value, logit_rows, axis=1) for value in (attended, x))
+            features = None if features is None else g.op("Gather", features, logit_rows, axis=1)
+        o = weights.matrix(["o"], [dims.hidden], dims.heads * dims.head_dim, layer)
+        attended = dialect.linear(g, attended, o, None)
         post_norm = weights.vector(["post_norm"], [dims.hidden], layer)
         normed, x = dialect.add_rms_norm(g, attended, x, post_norm, dims.rms_eps, f"post_norm.{layer}")
         y = _mlp(g, normed, layer, dims, weights, dialect)
-        if layer < len(deepstack):
-            y = g.op("Add", y, deepstack[layer])
-        last = layer + 1 == dims.layers
-        if last:
-            # Only the rows that are asked for go through the last norm and the head.
-            x, y = (g.op("Gather", value, logit_rows, axis=1) for value in (x, y))
+        if features is not None:
+            y = g.op("Add", y, features)
         name, role = ("final_norm", "final_norm") if last else (f"input_norm.{layer + 1}", "input_norm")
         norm = weights.vector([role], [dims.hidden], 0 if last else layer + 1)
         normed, x = dialect.add_rms_norm(g, y, x, norm, dims.rms_eps, name)
@@ -86,8 +90,7 @@ def _attention(
     if dims.qk_norm:
         q_norm, k_norm = (weights.vector([role], [dims.head_dim], layer) for role in ("q_norm", "k_norm"))
         norms = (q_norm, k_norm, dims.rms_eps)
-    y = dialect.cached_attention(g, dialect.linear(g, x, qkv, bias), layer, shape, cache, norms)
-    return dialect.linear(g, y, weights.matrix(["o"], [dims.hidden], q_rows, layer), None)
+    return dialect.cached_attention(g, dialect.linear(g, x, qkv, bias), layer, shape, cache, norms)
 
 
 def _mlp(g: GraphBuilder, x: ir.Value, layer: int, dims: DecoderDims, weights: Weights, dialect: Dialect) -> ir.Value:
