@@ -37,6 +37,7 @@ check: lint types floors
 lint: $(FULL)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python -m benchmarks.results_table --check
 
 types: $(FULL)
 	$(BIN)/mypy --strict fgr_edge
