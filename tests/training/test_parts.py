@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_muon_and_adamw_resume_to_the_same_weights() -> None:
     b = make()
     b.load_state_dict(a.state_dict())  # type: ignore[attr-defined]
     second = MuonAdamW(b.named_parameters(), 1e-2, 0.1)  # type: ignore[attr-defined]
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     step(a, first)
     step(b, second)
     for x, y in zip(a.parameters(), b.parameters(), strict=True):  # type: ignore[attr-defined]
