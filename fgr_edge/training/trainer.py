@@ -97,8 +97,9 @@ def run_stage(
     photos, birds = len(objective.material.photos), len(objective.material.birds)
     drawn = photos * s.aviary_batch // s.batch
     batch = s.batch + s.aviary_batch
-    # Drawings differ from epoch to epoch only by their views: the pool is larger, so spread over it evenly.
-    chosen = [(k * birds // drawn) % birds for k in range(drawn)]
+    # The pool is larger than an epoch's share. Drawn by lot: its order goes through the species, so strides skip some.
+    lot = torch.randperm(birds, generator=torch.Generator().manual_seed(recipe.run.seed)).tolist()
+    chosen = [lot[k % birds] for k in range(drawn)]
     data = Dataset.from_dict({"bird": [0] * photos + [1] * drawn, "row": [*range(photos), *chosen]})
     steps = epochs * ((photos + drawn) // batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, s.warmup_steps))
