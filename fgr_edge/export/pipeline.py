@@ -10,11 +10,13 @@ import logging
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from fgr_edge import __version__
@@ -26,7 +28,8 @@ from fgr_edge.export.chat import prompt_spec
 from fgr_edge.export.checkpoint import Checkpoint, LazyTensor, same_values
 from fgr_edge.export.progress import Step, progress_bar
 from fgr_edge.export.targets import Precision, Target, find_target
-from fgr_edge.export.weights import Matrix, Weights
+from fgr_edge.export.weight_file import WeightFile
+from fgr_edge.export.weights import CHUNK_VALUES, Matrix, Weights
 from fgr_edge.runtime.labels import read_labels
 
 log = logging.getLogger(__name__)
@@ -196,12 +199,16 @@ def _manifest(model: _Model, target: Target, precision: Precision, config: Expor
 
 def _write_embedding(table: LazyTensor, path: Path, step: Step) -> None:
     rows, columns = table.shape
-    chunk = max(1, 8 * 1024 * 1024 // columns)
-    with path.open("wb") as file:
+    chunk = max(1, CHUNK_VALUES // columns)
+
+    def chunks() -> Iterator[npt.NDArray[Any]]:
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
-            table.raw_rows(start, stop).tofile(file)
+            yield table.raw_rows(start, stop)
             step((stop - start) * columns)
+
+    with WeightFile(path) as file:
+        file.append(chunks())
 
 
 def _check_graphs(folder: Path) -> None:
