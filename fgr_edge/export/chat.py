@@ -56,7 +56,7 @@ def _render(chat_template: str, messages: list[dict[str, Any]]) -> str:
     environment.globals["raise_exception"] = _refuse
     try:
         return environment.from_string(chat_template).render(messages=messages, add_generation_prompt=True)
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint's chat template does not render: {error}; check chat_template.jinja"
         ) from error

@@ -126,7 +126,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
 def _open(source: str | Path) -> _Model:
     checkpoint = Checkpoint.open(source)
     family = family_of(checkpoint.config)
-    decoder_dims, vision_dims = family.decoder_dims(checkpoint.config), family.vision_dims(checkpoint.config)
+    with settings.reading(checkpoint.path / "config.json"):
+        decoder_dims, vision_dims = family.decoder_dims(checkpoint.config), family.vision_dims(checkpoint.config)
     if vision_dims.out_hidden != decoder_dims.hidden:
         raise CheckpointError(
             f"vision tower gives tokens of width {vision_dims.out_hidden}, the decoder takes {decoder_dims.hidden}; "
@@ -163,7 +164,7 @@ def _head(checkpoint: Checkpoint, embedding: LazyTensor) -> LazyTensor:
 
 def _manifest(model: _Model, target: Target, precision: Precision, config: ExportConfig) -> dict[str, Any]:
     checkpoint, family = model.checkpoint, model.family
-    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+    tokenizer = _tokenizer(checkpoint.tokenizer_path)
     dialect = target.dialect(precision)
     prompt = prompt_spec(checkpoint.chat_template() or family.chat_template, IMAGE_TOKEN)
     image = settings.image_config(checkpoint, family, model.vision_dims, config.image_size)
@@ -195,6 +196,16 @@ def _manifest(model: _Model, target: Target, precision: Precision, config: Expor
             "calibration_digest": None,
         },
     }
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise CheckpointError(f"{path} is no tokenizer ({error}); download the checkpoint again") from error
+    if tokenizer.token_to_id(IMAGE_TOKEN) is None:
+        raise CheckpointError(f"{path} has no token {IMAGE_TOKEN!r}; expected the tokenizer of a vision-language model")
+    return tokenizer
 
 
 def _write_embedding(table: LazyTensor, path: Path, step: Step) -> None:

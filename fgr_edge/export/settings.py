@@ -6,12 +6,15 @@ Each comes from the checkpoint where it says something, from the family's row wh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from fgr_edge.errors import CheckpointError
+from fgr_edge.errors import CheckpointError, FgrEdgeError
 from fgr_edge.export.architectures import DecoderDims, Family, VisionDims
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.runtime.decoder import DecoderSpec
@@ -19,24 +22,38 @@ from fgr_edge.runtime.image import ImageConfig
 from fgr_edge.runtime.vision import VisionSpec
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a value of the wrong kind raises into a `CheckpointError` that names the file."""
+    try:
+        yield
+    except FgrEdgeError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} holds a value of the wrong kind ({error}); expected what transformers saves with the model"
+        ) from error
+
+
 def image_config(
     checkpoint: Checkpoint, family: Family, dims: VisionDims, image_size: tuple[int, int] | None
 ) -> ImageConfig:
     """Preprocessing numbers; `image_size` (width, height) caps the pixels of a resized picture."""
     stored = checkpoint.json_file("preprocessor_config.json") or {}
-    size = stored.get("size") or {}
-    min_pixels = stored.get("min_pixels") or size.get("shortest_edge") or family.image["min_pixels"]
-    max_pixels = stored.get("max_pixels") or size.get("longest_edge") or family.image["max_pixels"]
-    config = ImageConfig(
-        patch_size=dims.patch_size,
-        merge_size=dims.merge_size,
-        temporal_patch_size=dims.temporal_patch_size,
-        min_pixels=int(min_pixels),
-        max_pixels=int(max_pixels),
-        mean=_three(stored.get("image_mean") or family.image["mean"]),
-        std=_three(stored.get("image_std") or family.image["std"]),
-        rescale_factor=float(stored.get("rescale_factor", 1 / 255)),
-    )
+    with reading(checkpoint.path / "preprocessor_config.json"):
+        size = stored.get("size") or {}
+        min_pixels = stored.get("min_pixels") or size.get("shortest_edge") or family.image["min_pixels"]
+        max_pixels = stored.get("max_pixels") or size.get("longest_edge") or family.image["max_pixels"]
+        config = ImageConfig(
+            patch_size=dims.patch_size,
+            merge_size=dims.merge_size,
+            temporal_patch_size=dims.temporal_patch_size,
+            min_pixels=int(min_pixels),
+            max_pixels=int(max_pixels),
+            mean=_three(stored.get("image_mean") or family.image["mean"]),
+            std=_three(stored.get("image_std") or family.image["std"]),
+            rescale_factor=float(stored.get("rescale_factor", 1 / 255)),
+        )
     if image_size is None:
         return config
     pixels = math.prod(image_size)
@@ -51,7 +68,11 @@ def generation(checkpoint: Checkpoint, family: Family, tokenizer: Tokenizer) -> 
     """
     stored = checkpoint.json_file("generation_config.json") or {}
     eos = stored.get("eos_token_id")
-    ids = [eos] if isinstance(eos, int) else list(eos or [])
+    ids = list(eos) if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(type(i) is int for i in ids):
+        raise CheckpointError(
+            f"{checkpoint.path}/generation_config.json has eos_token_id {eos!r}; expected a token id or a list of them"
+        )
     if not ids:
         ids = [i for token in family.generation["eos_token"] if (i := tokenizer.token_to_id(token)) is not None]
     if not ids:
@@ -60,7 +81,8 @@ def generation(checkpoint: Checkpoint, family: Family, tokenizer: Tokenizer) -> 
             f"{checkpoint.path}: no stop token; expected eos_token_id in generation_config.json, "
             f"or {expected} in the tokenizer"
         )
-    return {"eos_token_ids": ids, "repetition_penalty": float(stored.get("repetition_penalty") or 1.0)}
+    with reading(checkpoint.path / "generation_config.json"):
+        return {"eos_token_ids": ids, "repetition_penalty": float(stored.get("repetition_penalty") or 1.0)}
 
 
 def decoder_spec(dims: DecoderDims, cache_dtype: str) -> DecoderSpec:

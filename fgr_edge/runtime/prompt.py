@@ -72,7 +72,10 @@ class PromptBuilder:
 
     def __init__(self, tokenizer_path: Path, spec: PromptSpec) -> None:
         self.spec = spec
-        self.tokenizer = Tokenizer.from_file(str(tokenizer_path))
+        try:
+            self.tokenizer = Tokenizer.from_file(str(tokenizer_path))
+        except Exception as error:  # tokenizers raises no narrower class
+            raise BundleError(f"{tokenizer_path} is no tokenizer ({error}); export the bundle again") from error
         image_id = self.tokenizer.token_to_id(spec.image_token)
         if image_id is None:
             raise BundleError(
