@@ -95,8 +95,12 @@ class LabelTrie:
             node = self._root
             for token in tokens:
                 node = node.children.setdefault(token, _Node())
+                if node.label is not None:
+                    break
             if node.label is not None or node.children:
-                raise LabelError(f"label {index + 1} has the same tokens as another; expected names that differ")
+                raise LabelError(
+                    f"label {index + 1} cannot be told from another by its tokens; expected names that differ"
+                )
             node.label = index
 
     def greedy(
