@@ -32,7 +32,8 @@ def quantize_int8(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8
         weight = np.pad(weight, ((0, 0), (0, blocks * BLOCK_SIZE - columns)))
     blocked = weight.reshape(rows, blocks, BLOCK_SIZE)
     scale = np.maximum(blocked.max(axis=2), -blocked.min(axis=2)) / np.float32(127)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    # Below the normal numbers 1 / scale overflows: such a block is zero, 1e-36 away from what it was.
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale >= np.finfo(np.float32).tiny)
     levels = blocked * inverse[:, :, None]
     np.rint(levels, out=levels)
     levels += np.float32(ZERO_POINT)
