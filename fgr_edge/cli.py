@@ -111,17 +111,19 @@ def recognize(
     from fgr_edge.runtime.recognizer import Recognizer
     from fgr_edge.runtime.sources import pictures
 
+    named = list(pictures(images))  # a folder without pictures is found before the model is loaded
     recognizer = Recognizer(bundle, labels, threads=threads)
     documents: list[dict[str, object]] = []
     if not json:
         print(f"{'picture':<40}  {'answer':<28}  {'p':>6}  {'time':>11}")
-    for name, picture in pictures(images):
+    for name, picture in named:
         try:
             found = recognizer(picture, mode=mode.value, question=question, think_budget=think_budget)
         except ImageError as error:
             # One bad picture does not cost the others their answers.
-            documents.append({"image": name, "error": str(error)})
-            print(f"fgr-edge: {error}", file=sys.stderr)
+            message = str(error) if name in str(error) else f"{name}: {error}"
+            documents.append({"image": name, "error": message})
+            print(f"fgr-edge: {message}", file=sys.stderr)
             continue
         documents.append({"image": name, **found.to_json()})
         if not json:
