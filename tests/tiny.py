@@ -1,8 +1,10 @@
-"""Tiny random checkpoints, saved as transformers saves them, and their reference outputs."""
+"""Tiny random checkpoints, saved as transformers saves them, their bundles and their reference outputs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
+from fgr_edge.runtime.image import Patches
+from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.rotary import IntArray, prompt_positions
 
 IMAGE_ID, VISION_START_ID, VISION_END_ID, EOS_ID = 5, 3, 4, 2
 VOCAB = 320
@@ -141,3 +149,172 @@ def save(model: Any, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder, **options)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+SHAPES: dict[str, Callable[[], Any]] = {
+    "qwen2.5": qwen2_5_vl,
+    "qwen2.5-wide": lambda: qwen2_5_vl(heads=9, kv_heads=3, seed=1),  # 144 columns: a second, partial int8 block
+    "qwen2.5-untied": lambda: qwen2_5_vl(heads=6, kv_heads=6, window=56, tied=False, seed=2),
+    "qwen3": qwen3_vl,
+    "qwen3-untied": lambda: qwen3_vl(tied=False, seed=1),
+}
+"""Checkpoints that differ in family, head counts, window size and head."""
+
+PIXELS = (56 * 56, 28 * 28 * 48)  # least and most of a resized picture: tiny models see small pictures
+
+
+def image_processor(model: Any) -> Qwen2VLImageProcessorPil:
+    """Of the model's patch and merge size; mean and deviation are no family's default."""
+    vision = model.config.vision_config
+    return Qwen2VLImageProcessorPil(
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        size={"shortest_edge": PIXELS[0], "longest_edge": PIXELS[1]},
+        image_mean=[0.4, 0.45, 0.5],
+        image_std=[0.3, 0.25, 0.2],
+    )
+
+
+@dataclass
+class TinyModels:
+    """Models of `SHAPES`, their checkpoints and bundles, each made once below `folder`."""
+
+    folder: Path
+    _models: dict[str, Any] = field(default_factory=dict)
+    _references: dict[tuple[str, tuple[int, int]], Reference] = field(default_factory=dict)
+
+    def model(self, shape: str) -> Any:
+        if shape not in self._models:
+            self._models[shape] = SHAPES[shape]()
+        return self._models[shape]
+
+    def reference(self, shape: str, grid: tuple[int, int]) -> Reference:
+        if (shape, grid) not in self._references:
+            self._references[shape, grid] = reference(self.model(shape), grid)
+        return self._references[shape, grid]
+
+    def checkpoint(self, shape: str) -> Path:
+        """Folder of the checkpoint; a test that changes it copies it first."""
+        path = self.folder / shape
+        if not path.is_dir():
+            save(self.model(shape), path)
+            image_processor(self.model(shape)).save_pretrained(path)
+        return path
+
+    def bundle(self, shape: str, precision: str = "fp32", target: str = "cpu") -> Path:
+        """Folder of the bundle; a test that changes it copies it first."""
+        path = self.folder / f"{shape}-{target}-{precision}.bundle"
+        if not path.is_dir():
+            export_checkpoint(ExportConfig(self.checkpoint(shape), path, target, precision, quiet=True))
+        return path
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What the decoder is given for a `Reference`."""
+
+    embeds: np.ndarray  # [S, H] float32, the picture's tokens in their place
+    positions: IntArray  # [3, S]
+    deepstack: list[np.ndarray]  # per DeepStack layer [S, H]
+
+
+def feed(recognizer: Recognizer, reference: Reference) -> Feed:
+    """The decoder's inputs, made as the recognizer makes them, from the reference's ids and pixels."""
+    seen = recognizer._vision.encode(Patches(reference.pixels, (1, *reference.grid)))
+    start, count = int(np.flatnonzero(reference.ids == IMAGE_ID)[0]), len(seen.tokens)
+    embeds = recognizer._embedding.gather(reference.ids)
+    deepstack = [np.zeros_like(embeds) for _ in seen.deepstack]
+    for place, values in zip((embeds, *deepstack), (seen.tokens, *seen.deepstack), strict=True):
+        place[start : start + count] = values
+    return Feed(embeds, prompt_positions(start, seen.grid, len(reference.ids) - start - count), deepstack)
+
+
+def all_logits(recognizer: Recognizer, reference: Reference) -> np.ndarray:
+    """Logits [S, V] of every position, from one uncached call."""
+    given = feed(recognizer, reference)
+    prefill(recognizer, given)
+    recognizer._decoder.rewind(0)
+    return recognizer._decoder.forward(given.embeds, np.arange(len(given.embeds)), given.deepstack).copy()
+
+
+def prefill(recognizer: Recognizer, given: Feed) -> np.ndarray:
+    """Start a new sequence with room for 72 tokens; logits [V] after its last token."""
+    return recognizer._decoder.prefill(given.embeds, given.positions, max_new_tokens=72, deepstack=given.deepstack)
+
+
+def greedy(recognizer: Recognizer, logits: np.ndarray, count: int = 64) -> list[int]:
+    """`count` tokens after the prompt in the cache, the likeliest each time, stop tokens or not."""
+    tokens: list[int] = []
+    for _ in range(count):
+        tokens.append(int(logits.argmax()))
+        logits = recognizer._extend(tokens[-1:])
+    return tokens
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over largest magnitude: the measure of DESIGN.md's numbers."""
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """A checkpoint run by transformers on real pictures: its own tokenizer, PIL image processor and generate."""
+
+    folder: Path
+    model: Any
+    chat_template: str | None = None  # where the checkpoint brings none
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return PreTrainedTokenizerFast.from_pretrained(self.folder)
+
+    @cached_property
+    def processor(self) -> Any:
+        return Qwen2VLImageProcessorPil.from_pretrained(self.folder)
+
+    def inputs(self, image: Any, question: str) -> dict[str, torch.Tensor]:
+        """What `generate` takes for one picture and a question, as Qwen2_5_VLProcessor makes it."""
+        pixels = self.processor(image, return_tensors="np")
+        tokens = int(np.prod(pixels["image_grid_thw"][0])) // self.processor.merge_size**2
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        pad = "<|image_pad|>"
+        ids = self.tokenizer(text.replace(pad, pad * tokens), return_tensors="pt")["input_ids"]
+        return dict(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=torch.from_numpy(pixels["pixel_values"]),
+            image_grid_thw=torch.from_numpy(pixels["image_grid_thw"]),
+            mm_token_type_ids=(ids == self.tokenizer.convert_tokens_to_ids(pad)).int(),
+        )
+
+    def logits(self, inputs: dict[str, torch.Tensor], more: list[int] | None = None) -> np.ndarray:
+        """[S + len(more), V]: teacher-forced over the prompt and `more` tokens."""
+        if more:
+            extra = torch.tensor([more])
+            inputs = {
+                **inputs,
+                "input_ids": torch.cat([inputs["input_ids"], extra], dim=1),
+                "attention_mask": torch.ones(1, inputs["input_ids"].shape[1] + len(more), dtype=torch.long),
+                "mm_token_type_ids": torch.cat(
+                    [inputs["mm_token_type_ids"], torch.zeros_like(extra, dtype=torch.int32)], dim=1
+                ),
+            }
+        with torch.inference_mode():
+            logits: np.ndarray = self.model(**inputs).logits[0].numpy()
+        return logits
+
+    def greedy(self, inputs: dict[str, torch.Tensor], count: int = 64) -> list[int]:
+        """`count` new tokens, the likeliest each time, stop tokens or not."""
+        with torch.inference_mode():
+            ids = self.model.generate(
+                **inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+            )
+        return ids[0, inputs["input_ids"].shape[1] :].tolist()
