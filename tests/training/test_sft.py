@@ -26,12 +26,14 @@ def test_recipe_trains_resumes_and_leaves_a_checkpoint_that_transformers_loads(
     assert json.loads((tmp_path / "run" / "val.json").read_text())["grocery_val"]["direct"]["answered"] == 1.0
     assert (tmp_path / "run" / "vision.csv").is_file() and (tmp_path / "run" / "joint.csv").is_file()
 
-    # The last stage again, from the stages before it: the same weights.
-    shutil.rmtree(tmp_path / "run" / "joint")
+    # Cut off in the middle of the last stage, it goes on from there to the same weights.
+    halfway, last = sorted((tmp_path / "run" / "joint").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    assert halfway.is_dir()
+    shutil.rmtree(last)
     shutil.rmtree(output)
     again = Qwen2_5_VLForConditionalGeneration.from_pretrained(run(small_recipe), dtype=torch.float32)
     for (name, a), (_, b) in zip(first.named_parameters(), again.named_parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-2), name
+        assert torch.allclose(a, b, atol=1e-3), name
 
     tokenizer = AutoTokenizer.from_pretrained(output)
     text = "<think>Äpfel</think> <answer>Royal Gala</answer>"
