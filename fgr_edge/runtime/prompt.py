@@ -83,23 +83,34 @@ class PromptBuilder:
             )
         self._image_id = image_id
         self._parts = _SLOT.split(spec.template)
+        # The question asked last, encoded: a camera asks the same one of every picture.
+        self._asked: str | None = None
+        self._around = (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def build(self, question: str | None, mode: Mode, image_tokens: int) -> Prompt:
         """Encode the chat around `question` (None asks the bundle's own) for a picture of `image_tokens` tokens."""
         wording = self.spec.direct if mode == "direct" else self.spec.reason
         asked = wording.replace("{question}", self.spec.question if question is None else question)
+        if asked != self._asked:
+            self._asked, self._around = asked, self._encode(asked)
+        before, after = self._around
+        picture = np.full(image_tokens, self._image_id, np.int64)
+        return Prompt(np.concatenate([before, picture, after]), len(before), image_tokens)
+
+    def _encode(self, asked: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Ids before and after the picture."""
         ids: list[int] = []
         start = 0
         for part in self._parts:
             if part == "{image}":
                 start = len(ids)
-                ids += [self._image_id] * image_tokens
             elif part == "{question}":
                 ids += self.encode_text(asked)
             elif part:
                 self.tokenizer.encode_special_tokens = False
                 ids += self.tokenizer.encode(part, add_special_tokens=False).ids
-        return Prompt(np.asarray(ids, np.int64), start, image_tokens)
+        around = np.asarray(ids, np.int64)
+        return around[:start], around[start:]
 
     def encode_text(self, text: str) -> list[int]:
         """Encode what a user wrote: `<|im_end|>` in it is nine characters, not the end of the turn."""

@@ -1,6 +1,6 @@
 """What a graph builder may ask for; a dialect is how one runtime spells it.
 
-Values are `onnx_ir.Value`s. Activations of the decoder are [1, S, H] float32, of the vision tower [1, N, C] float32.
+Values are `onnx_ir.Value`s. Activations of the decoder are [1, S, H] float32, of the vision tower [N, C].
 A dialect knows how to quantize a weight, never which model it belongs to.
 """
 
@@ -62,8 +62,10 @@ class Dialect(Protocol):
     def opset_imports(self) -> Mapping[str, int]:
         """Domain -> version."""
 
-    def linear(self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None) -> ir.Value:
-        """x [1, S, K] times weight [N, K] transposed, plus bias [N] -> [1, S, N]."""
+    def linear(
+        self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None, *, flat: bool = False
+    ) -> ir.Value:
+        """x [1, S, K] times weight [N, K] transposed, plus bias [N] -> [1, S, N]; `flat`: x is [S, K] -> [S, N]."""
 
     def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, eps: float, name: str) -> ir.Value:
         """x / rms(x) * weight over the last axis."""

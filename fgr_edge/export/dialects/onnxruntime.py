@@ -42,12 +42,16 @@ class OnnxRuntimeDialect:
     def opset_imports(self) -> Mapping[str, int]:
         return {"": 23, MICROSOFT: 1}
 
-    def linear(self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None) -> ir.Value:
+    def linear(
+        self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None, *, flat: bool = False
+    ) -> ir.Value:
         bias_value = None if bias is None else g.weight(f"{weight.name}.bias", bias.shape, np.float32, [bias])
         if self.precision == "int8":
             return self._linear_int8(g, x, weight, bias_value)
         # Transposing in the operator keeps the stored row order, so that the weight streams through in chunks.
         w = g.weight(weight.name, (weight.rows, weight.columns), np.float32, weight.chunks())
+        if flat and bias_value is not None:
+            return g.op("Gemm", x, w, bias_value, transB=1)
         y = g.op("FusedMatMul", x, w, domain=MICROSOFT, transB=1)
         return y if bias_value is None else g.op("Add", y, bias_value)
 

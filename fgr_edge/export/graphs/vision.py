@@ -63,11 +63,11 @@ class _VisionGraph:
         self.sin = g.input("sin", np.float32, ["patches", dims.head_dim // 2])
         self.windows = self._window_inputs()
         # 2. Patches to tokens. A convolution whose stride is its kernel is a matrix product.
-        x = self._linear(g.op("Unsqueeze", patches, self._axes(0)), "patch", dims.hidden, dims.patch_inputs)
+        x = self._linear(patches, "patch", dims.hidden, dims.patch_inputs)
         if dims.learned_positions is not None:
             x = g.op("Add", x, self._positions(dims.learned_positions))
         if self.windows is not None:
-            x = g.op("Gather", x, self.order, axis=1)
+            x = g.op("Gather", x, self.order, axis=0)
         step(dims.hidden * dims.patch_inputs)
         # 3. Blocks; a residual sum stays pending until the next norm takes it in.
         pending: ir.Value | None = None
@@ -83,7 +83,7 @@ class _VisionGraph:
         normed, _ = self._norm(x, pending, "merger_norm", 0)
         y = self._merger(normed, "merger", 0)
         if self.windows is not None:
-            y = g.op("Gather", y, self.restore, axis=1)
+            y = g.op("Gather", y, self.restore, axis=0)
         self._emit(y, "image_embeds")
         step(vision_weights(dims) - dims.depth * _block_weights(dims) - dims.hidden * dims.patch_inputs)
         g.save()
@@ -114,12 +114,13 @@ class _VisionGraph:
     def _attention(self, x: ir.Value, block: int) -> ir.Value:
         dims, g, dialect = self.dims, self.g, self.dialect
         qkv = self._linear(x, "qkv", 3 * dims.hidden, dims.hidden, block)
+        qkv = g.op("Unsqueeze", qkv, self._axes(0))
         q, k, v = g.ops("Split", qkv, outputs=3, axis=-1, num_outputs=3)
         q, k = (dialect.rotary(g, part, self.cos, self.sin) for part in (q, k))
         windows = None if block in dims.full_attention_blocks else self.windows
         shape = AttentionShape(dims.heads, dims.heads, dims.head_dim)
         y = dialect.attention(g, q, k, v, shape, windows)
-        return self._linear(y, "proj", dims.hidden, dims.hidden, block)
+        return self._linear(g.op("Squeeze", y, self._axes(0)), "proj", dims.hidden, dims.hidden, block)
 
     def _mlp(self, x: ir.Value, block: int) -> ir.Value:
         dims, g, dialect = self.dims, self.g, self.dialect
@@ -140,9 +141,9 @@ class _VisionGraph:
         return self._linear(self.dialect.gelu(self.g, y, tanh=False), f"{role}_fc2", self.dims.out_hidden, width, index)
 
     def _merge(self, x: ir.Value) -> ir.Value:
-        """[1, N, C] -> [1, M, C * merge * merge]: neighbouring patches stand beside each other already."""
+        """[N, C] -> [M, C * merge * merge]: neighbouring patches stand beside each other already."""
         width = self.dims.hidden * self.dims.merge_size**2
-        return self.g.op("Reshape", x, self.g.constant(np.array([1, -1, width], np.int64), "merged_shape"))
+        return self.g.op("Reshape", x, self.g.constant(np.array([-1, width], np.int64), "merged_shape"))
 
     def _norm(self, x: ir.Value, addend: ir.Value | None, role: str, index: int) -> tuple[ir.Value, ir.Value]:
         """(norm(x + addend), x + addend)."""
@@ -162,7 +163,7 @@ class _VisionGraph:
         matrix = self._patch_matrix() if role == "patch" else self.weights.matrix([role], [rows], columns, index)
         biased = role != "patch" or self.dims.patch_bias
         bias = self.weights.vector([f"{role}_bias"], [rows], index) if biased else None
-        return self.dialect.linear(self.g, x, matrix, bias)
+        return self.dialect.linear(self.g, x, matrix, bias, flat=True)
 
     def _patch_matrix(self) -> Matrix:
         """The patch convolution's kernel [C, 3, T, P, P] read as a matrix [C, 3 * T * P * P]."""
@@ -172,7 +173,7 @@ class _VisionGraph:
         return Matrix(name=self.weights.name("patch"), parts=(tensor,), columns=d.patch_inputs)
 
     def _emit(self, y: ir.Value, name: str) -> None:
-        self.g.output(self.g.op("Squeeze", y, self._axes(0)), name, np.float32, ["tokens", self.dims.out_hidden])
+        self.g.output(y, name, np.float32, ["tokens", self.dims.out_hidden])
 
     def _axes(self, axis: int) -> ir.Value:
         return self.g.constant(np.array([axis], np.int64), f"axis_{axis}")
