@@ -39,9 +39,10 @@ def run(config_path: Path) -> Path:
     try:
         import datasets  # noqa: F401
         import torch
+        import transformers  # noqa: F401
         import trl  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError(f"training needs {error.name}: pip install fgr-edge[train]") from error
+        raise MissingExtraError(f"training needs {error.name}: pip install 'fgr-edge[train,cpu]'") from error
     torch.set_num_threads(recipe.run.threads)
     return _run(recipe)
 

