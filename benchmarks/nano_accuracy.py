@@ -1,4 +1,4 @@
-"""Accuracy of an exported nano bundle: `python benchmarks/nano_accuracy.py BUNDLE [--grocery ../shared/grocery]`.
+"""Accuracy of an exported nano bundle: `python -m benchmarks.nano_accuracy BUNDLE [--grocery DIR]`.
 
 Direct and reasoned answers of the runtime on the grocery test photographs (81 classes, fine and coarse) and on 400
 held-out aviary drawings. Prints a table; the last line is one JSON document.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import describe_machine
+from benchmarks.report import publish
 from fgr_edge import Recognizer
 from fgr_edge.data.aviary import HELD_OUT_SEEDS, NAMES, SPECIES
 from fgr_edge.data.aviary_drawing import draw
 from fgr_edge.data.grocery import read_classes, read_split
+from fgr_edge.runtime.bundle import Bundle
 
 MODES = ("direct", "reason")
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--limit", type=int, default=None, help="only the first photographs, for a quick look")
     parser.add_argument("--drawings", type=int, default=400)
+    parser.add_argument("--json", type=Path, help="also write the document to this file")
     args = parser.parse_args()
     rows = aviary(args.bundle, args.drawings)
     if args.grocery.is_dir():
@@ -90,7 +92,10 @@ def main() -> None:
     print("| data | mode | n | fine % | coarse % | ms / image |\n|---|---|---|---|---|---|")
     for row in rows:
         print("| " + " | ".join("-" if value is None else str(value) for value in row.values()) + " |")
-    print(json.dumps({"bundle": str(args.bundle), "machine": platform.processor() or platform.machine(), "rows": rows}))
+    precision = Bundle.open(args.bundle).manifest["precision"]["decoder"]
+    publish(
+        {"benchmark": "nano_accuracy", "precision": precision, "rows": rows, "machine": describe_machine()}, args.json
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A table stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; NAM
 not been measured makes its row or its table disappear: nothing in them is written by hand.
 
     latency     results of latency.py, `latency_*.json`, one row a checkpoint and measure
+    accuracy    results of nano_accuracy.py, `nano_accuracy_*.json`
     cold_start  result of cold_start.py, `cold_start.json`
     export_3b   result of export_3b.py, `export_3b.json`
     machine     what they were measured on
@@ -118,6 +119,22 @@ def _gib(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**30:.2f} GiB"
 
 
+def accuracy(results: Results) -> str:
+    """Accuracy of models/nano, one row a data set and mode, one column a precision: fine / coarse."""
+    documents = [value for name, value in results.items() if name.startswith("nano_accuracy")]
+    cells: dict[str, dict[str, str]] = {}
+    for document in documents:
+        for row in document["rows"]:
+            title = f"{row['data']}, {row['mode']}, n = {row['n']}"
+            coarse = "" if row["coarse_percent"] is None else f" / {cell(row['coarse_percent'])}"
+            cells.setdefault(title, {})[document["precision"]] = f"{cell(row['fine_percent'])}{coarse}"
+    names = [document["precision"] for document in documents]
+    return markdown(
+        ["models/nano: top-1, fine / coarse, %", *names],
+        [[title, *(row.get(name, "-") for name in names)] for title, row in cells.items()],
+    )
+
+
 def machine(results: Results) -> str:
     """One line for each kind of machine among the results, with the read bandwidth that was measured beside them."""
     lines: dict[str, list[float]] = {}
@@ -144,6 +161,7 @@ def _bandwidth(rates: Sequence[float]) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "latency": latency,
+    "accuracy": accuracy,
     "cold_start": cold_start,
     "export_3b": export_3b,
     "machine": machine,
