@@ -269,9 +269,7 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_read() -> None:
-    code = (
-        "import sys; from fgr_edge.runtime.image import load_image; print(load_image(sys.stdin.buffer).size)"
-    )
+    code = "import sys; from fgr_edge.runtime.image import load_image; print(load_image(sys.stdin.buffer).size)"
     picture = encoded(photograph(40, 30), "PNG")
     done = subprocess.run([sys.executable, "-c", code], input=picture, capture_output=True, check=True)
     assert done.stdout.split() == [b"(40,", b"30)"]
