@@ -96,8 +96,8 @@ class OnnxRuntimeSession:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except self._errors as error:
             raise EngineError(
-                f"onnxruntime {ort.__version__} cannot load {path.name}: {error}; export the bundle again, or run "
-                "`fgr-edge verify` on it"
+                f"onnxruntime {ort.__version__} cannot load {path.name}: {error}; expected a graph that this "
+                "engine reads: update onnxruntime, or export the bundle again"
             ) from error
         if provider not in self._session.get_providers():
             raise EngineError(
