@@ -5,7 +5,6 @@ Stages: open and check everything; embedding table and graphs; tokenizer, labels
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shutil
@@ -30,6 +29,7 @@ from fgr_edge.export.progress import Step, progress_bar
 from fgr_edge.export.targets import Precision, Target, find_target
 from fgr_edge.export.weight_file import WeightFile
 from fgr_edge.export.weights import CHUNK_VALUES, Matrix, Weights
+from fgr_edge.runtime.bundle import LABELS
 from fgr_edge.runtime.labels import read_labels
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
         # 3. What travels along.
         shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / "tokenizer.json")
         if labels is not None:
-            document = json.dumps({"labels": labels}, ensure_ascii=False, indent=1)
-            (bundle.folder / "labels.json").write_text(document + "\n", encoding="utf-8")
+            bundle.write_json(LABELS, {"labels": labels})
         bundle.manifest = manifest
     log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - start)
     return config.output
@@ -236,8 +235,7 @@ def _check_graphs(folder: Path) -> None:
 
 def _require_onnx() -> None:
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnx_ir  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(f"{error.name} is not installed; pip install 'fgr-edge[export]'") from error
-    del onnx

@@ -17,7 +17,7 @@ def describe(path: Path) -> dict[str, Any]:
         "path": str(path),
         "total_bytes": sum(entry["size"] for entry in bundle.manifest["files"].values()),
         "cache_bytes_per_token": per_token * (2 if decoder["cache_dtype"] == "float16" else 4),
-        "labels": len(bundle.json("labels.json")["labels"]) if "labels.json" in bundle else 0,
+        "labels": len(bundle.labels()),
         **bundle.manifest,
     }
 

@@ -17,10 +17,9 @@ from fgr_edge.runtime.prompt_text import DEFAULT_QUESTION
 from fgr_edge.training.answer_table import answer_table, next_token_targets
 from fgr_edge.training.material import Material, attribute_table
 from fgr_edge.training.recipe import Recipe
-from fgr_edge.training.teacher import SIZE, Features, Teacher
+from fgr_edge.training.teacher import Teacher
 from fgr_edge.training.text_forward import hidden_states, positions
-from fgr_edge.training.views import mix, normalise, random_views, shrink
-from fgr_edge.training.vision import MEAN, STD, Heads, bird_loss, photo_loss
+from fgr_edge.training.vision import Heads, draw_batch, warm_up_loss
 from fgr_edge.training.vision_forward import encode
 from fgr_edge.training.vocabulary import special_ids
 from fgr_edge.training.wording import Answers, asked, bird_answers, grocery_answers
@@ -70,21 +69,15 @@ class Objective:
     def loss(self, rows: Tensor, birds: Tensor) -> Tensor:
         """Loss over photographs `rows` and drawings `birds`."""
         r, m, rng = self.recipe, self.material, torch.default_generator
-        size, n = r.network.train_px, len(rows)
-        views = random_views(m.photos.pictures, rows, SIZE, r.views, rng)
-        views, partner, share = mix(views, r.views, rng)
-        seen, soft = self.teacher.see(views)
-        own = F.one_hot(m.photos.labels[rows], self.coarse.shape[0]).float()
-        hard = share * own + (1 - share) * own[partner]
-        drawn = random_views(m.birds.pictures, birds, SIZE, r.bird_views, rng)
-        pixels = normalise(torch.cat([shrink(views, size), shrink(drawn, size)]), MEAN, STD)
+        batch = draw_batch(r, m, self.teacher, rows, birds, rng)
+        n = len(rows)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.set_grad_enabled(not self.frozen):
-                tokens, tapped = encode(self.model.model.visual, pixels, tap=r.teacher.tap_block)
+                tokens, tapped = encode(self.model.model.visual, batch.pixels, tap=r.teacher.tap_block)
             t = r.teacher
-            blend = t.soft_labels * (soft / t.temperature).softmax(-1) + t.hard_labels * hard
+            blend = t.soft_labels * (batch.soft / t.temperature).softmax(-1) + t.hard_labels * batch.hard
             blend = blend / blend.sum(1, keepdim=True)
-            species = F.one_hot(m.birds.labels[birds], len(self.table)).float()
+            species = F.one_hot(batch.species, len(self.table)).float()
             loss = sum(
                 weight * (n * self._answers(tokens[:n], blend, self.photo_asker, reason)
                           + len(birds) * self._answers(tokens[n:], species, self.bird_asker, reason)) / (n + len(birds))
@@ -92,18 +85,10 @@ class Objective:
             )  # fmt: skip
             assert isinstance(loss, Tensor)
             if not self.frozen and tapped is not None:
-                loss = loss + r.sft.teacher_weight * self._stay(tokens, tapped, seen, soft, hard, birds)
+                # The vision warm-up's losses keep the tower from drifting.
+                stay = warm_up_loss(self.heads, tokens, tapped, batch, self.coarse, self.table, t)
+                loss = loss + r.sft.teacher_weight * stay
         return loss
-
-    def _stay(
-        self, tokens: Tensor, tapped: Tensor, seen: Features, soft: Tensor, hard: Tensor, birds: Tensor
-    ) -> Tensor:
-        """The vision warm-up's losses, which keep the tower from drifting."""
-        n = len(soft)
-        photo = photo_loss(self.heads, tokens[:n], tapped[:n], seen, soft, hard, self.coarse, self.recipe.teacher)
-        return photo + bird_loss(
-            self.heads, tokens[n:], self.material.birds.labels[birds], self.table, self.recipe.teacher
-        )
 
     def _answers(self, tokens: Tensor, classes: Tensor, asker: Asker, reason: bool) -> Tensor:
         """Cross-entropy of answers, summed over an answer's tokens and averaged over the batch."""

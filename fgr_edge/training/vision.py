@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,41 @@ def bird_loss(heads: Heads, tokens: Tensor, species: Tensor, table: Tensor, reci
     attributes = torch.stack([F.cross_entropy(part, wanted[:, a]) for a, part in enumerate(parts)]).mean()
     own = F.cross_entropy(heads.species_head(pooled).float(), species)
     return recipe.species * own + recipe.attributes * attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Views of n photographs and then b drawings, and what is known of them."""
+
+    pixels: Tensor  # [n + b, 3, S, S], normalised
+    seen: Features  # the teacher's, of the photographs
+    soft: Tensor  # [n, classes] the teacher's logits
+    hard: Tensor  # [n, classes] true shares, mixtures counted
+    species: Tensor  # [b] of the drawings
+
+
+def draw_batch(
+    recipe: Recipe, material: Material, teacher: Teacher, rows: Tensor, birds: Tensor, rng: Generator
+) -> Batch:
+    """Fresh views of photographs `rows` and drawings `birds`, the former under the teacher's eyes."""
+    size = recipe.network.train_px
+    views = random_views(material.photos.pictures, rows, SIZE, recipe.views, rng)
+    views, partner, share = mix(views, recipe.views, rng)
+    seen, soft = teacher.see(views)
+    own = F.one_hot(material.photos.labels[rows], len(material.classes.fine)).float()
+    hard = share * own + (1 - share) * own[partner]
+    drawn = random_views(material.birds.pictures, birds, SIZE, recipe.bird_views, rng)
+    pixels = normalise(torch.cat([shrink(views, size), shrink(drawn, size)]), MEAN, STD)
+    return Batch(pixels, seen, soft, hard, material.birds.labels[birds])
+
+
+def warm_up_loss(
+    heads: Heads, tokens: Tensor, tapped: Tensor, batch: Batch, coarse: Tensor, table: Tensor, recipe: TeacherRecipe
+) -> Tensor:
+    """`photo_loss` of the photographs plus `bird_loss` of the drawings."""
+    n = len(batch.soft)
+    photos = photo_loss(heads, tokens[:n], tapped[:n], batch.seen, batch.soft, batch.hard, coarse, recipe)
+    return photos + bird_loss(heads, tokens[n:], batch.species, table, recipe)
 
 
 def prepare_teacher(recipe: Recipe, material: Material, folder: Path) -> Teacher:
@@ -218,18 +254,9 @@ class VisionStage:
         return total / self.steps_per_epoch
 
     def _loss(self, rows: Tensor, birds: Tensor, rng: Generator) -> Tensor:
-        r, m = self.recipe, self.material
-        size = r.network.train_px
-        views = random_views(m.photos.pictures, rows, SIZE, r.views, rng)
-        views, partner, share = mix(views, r.views, rng)
-        seen, soft = self.teacher.see(views)
-        own = F.one_hot(m.photos.labels[rows], self.coarse.shape[0]).float()
-        hard = share * own + (1 - share) * own[partner]
-        drawn = random_views(m.birds.pictures, birds, SIZE, r.bird_views, rng)
-        pixels = normalise(torch.cat([shrink(views, size), shrink(drawn, size)]), MEAN, STD)
-        n = len(rows)
+        teacher = self.recipe.teacher
+        batch = draw_batch(self.recipe, self.material, self.teacher, rows, birds, rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            tokens, tapped = encode(self.visual, pixels, tap=r.teacher.tap_block)
+            tokens, tapped = encode(self.visual, batch.pixels, tap=teacher.tap_block)
             assert tapped is not None
-            loss = photo_loss(self.heads, tokens[:n], tapped[:n], seen, soft, hard, self.coarse, r.teacher)
-            return loss + bird_loss(self.heads, tokens[n:], m.birds.labels[birds], self.table, r.teacher)
+            return warm_up_loss(self.heads, tokens, tapped, batch, self.coarse, self.table, teacher)
