@@ -7,6 +7,7 @@ ids, and names as a person writes them ("Royal Gala"). It opens no photograph.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -75,16 +76,25 @@ def read_split(root: Path, split: Split) -> list[Photograph]:
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected the Grocery Store data set in {root}")
     rows = []
+    for number, photograph in read_list(path, root):
+        if not photograph.path.is_file():
+            raise DataError(f"{path}:{number}: {photograph.path} does not exist")
+        rows.append(photograph)
+    if not rows:
+        raise DataError(f"{path} lists no photograph")
+    return rows
+
+
+def read_list(path: Path, root: Path) -> Iterator[tuple[int, Photograph]]:
+    """Line numbers and photographs of a list whose paths start from `root`; looks at no photograph.
+
+    Raises:
+        DataError: a row is malformed.
+    """
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         fields = [field.strip() for field in line.split(",")]
         if fields == [""]:
             continue
         if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
             raise DataError(f"{path}:{number}: found {line!r}, expected 'path, fine id, coarse id'")
-        photograph = root / fields[0]
-        if not photograph.is_file():
-            raise DataError(f"{path}:{number}: {photograph} does not exist")
-        rows.append(Photograph(photograph, int(fields[1]), int(fields[2])))
-    if not rows:
-        raise DataError(f"{path} lists no photograph")
-    return rows
+        yield number, Photograph(root / fields[0], int(fields[1]), int(fields[2]))
