@@ -116,7 +116,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
         # 3. What travels along.
         shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / "tokenizer.json")
         if labels is not None:
-            bundle.write_json(LABELS, {"labels": labels})
+            bundle.write_json(LABELS, {"labels": labels.names})
         bundle.manifest = manifest
     log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - start)
     return config.output

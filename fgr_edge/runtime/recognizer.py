@@ -58,7 +58,7 @@ class Recognizer:
         opened = self.bundle = Bundle.open(Path(bundle))
         manifest = opened.manifest
         if isinstance(labels, (str, os.PathLike)):
-            self.labels = read_labels(Path(labels))
+            self.labels = read_labels(Path(labels)).names
         elif labels is not None:
             self.labels = check_labels(labels)
         else:
