@@ -29,8 +29,9 @@ from fgr_edge.export.progress import Step, progress_bar
 from fgr_edge.export.targets import Precision, Target, find_target
 from fgr_edge.export.weight_file import WeightFile
 from fgr_edge.export.weights import CHUNK_VALUES, Matrix, Weights
-from fgr_edge.runtime.bundle import LABELS
+from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
 from fgr_edge.runtime.labels import read_labels
+from fgr_edge.runtime.stored_labels import StoredLabels
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class ExportConfig:
         output: the bundle's folder.
         target: a row of `targets.TARGETS`.
         precision: of the linear layers.
-        labels: text file of class names to store in the bundle.
+        labels: file of class names to store in the bundle (see `runtime.label_files`).
         image_size: (width, height); pictures are resized to at most so many pixels.
         force: replace a bundle that is there.
         quiet: no progress bar.
@@ -114,9 +115,9 @@ def export_checkpoint(config: ExportConfig) -> Path:
             build_graphs(bundle.folder, step)
         _check_graphs(bundle.folder)
         # 3. What travels along.
-        shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / "tokenizer.json")
+        shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / TOKENIZER)
         if labels is not None:
-            bundle.write_json(LABELS, {"labels": labels.names})
+            _write_labels(bundle.folder, StoredLabels(labels))
         bundle.manifest = manifest
     log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - start)
     return config.output
@@ -205,6 +206,11 @@ def _tokenizer(path: Path) -> Tokenizer:
     if tokenizer.token_to_id(IMAGE_TOKEN) is None:
         raise CheckpointError(f"{path} has no token {IMAGE_TOKEN!r}; expected the tokenizer of a vision-language model")
     return tokenizer
+
+
+def _write_labels(folder: Path, stored: StoredLabels) -> None:
+    """Write labels.json beside the tokenizer.json that its token ids belong to."""
+    (folder / LABELS).write_text(stored.to_json(sha256_of(folder / TOKENIZER)), encoding="utf-8")
 
 
 def _write_embedding(table: LazyTensor, path: Path, step: Step) -> None:

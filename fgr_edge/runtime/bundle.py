@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.errors import BundleError
+from fgr_edge.errors import BundleError, LabelError
 from fgr_edge.runtime.manifest import (
     EMBEDDING,
     MANIFEST,
@@ -33,11 +33,13 @@ from fgr_edge.runtime.manifest import (
     read_manifest,
     sealed,
 )
+from fgr_edge.runtime.stored_labels import StoredLabels
 
 __all__ = [
     "EMBEDDING",
     "LABELS",
     "MANIFEST",
+    "TOKENIZER",
     "Bundle",
     "EmbeddingTable",
     "Manifest",
@@ -52,6 +54,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 LABELS = "labels.json"
+TOKENIZER = "tokenizer.json"
 ALWAYS_HASHED_BYTES = 64 * 1024 * 1024
 """Files are hashed at every open, smallest first, while they stay within this total: some 50 ms at most."""
 
@@ -133,19 +136,22 @@ class Bundle:
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} is no .npz file of plain arrays ({error}); export again") from error
 
-    def labels(self) -> list[str]:
-        """The class names in labels.json; [] where the bundle has none.
+    def labels(self) -> StoredLabels | None:
+        """The classes in labels.json with their token ids; None where the bundle has none.
 
         Raises:
-            BundleError: labels.json is not {"labels": [names]}.
+            BundleError: labels.json is not JSON.
+            LabelError: it is not as `StoredLabels.to_json` writes it, or holds the labels of another bundle.
         """
         if LABELS not in self:
-            return []
+            return None
+        tokenizer = self.manifest["files"].get(TOKENIZER)
+        digest = None if tokenizer is None else tokenizer["sha256"]
         value = self.json(LABELS)
-        names = value.get("labels") if isinstance(value, dict) else None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise BundleError(f'{self.file(LABELS)} is not {{"labels": [names]}}; export the bundle again')
-        return names
+        try:
+            return StoredLabels.from_json(value, digest, self.manifest["decoder"]["vocab"])
+        except LabelError as error:
+            raise LabelError(f"{self.file(LABELS)}: {error}") from error
 
     def embedding(self) -> EmbeddingTable:
         """The token embeddings, mapped: only the rows that are gathered are read from the disk."""

@@ -11,13 +11,14 @@ from fgr_edge.runtime.bundle import Bundle
 def describe(path: Path) -> dict[str, Any]:
     """The manifest with the path, the total size and the memory of the KV cache added (schema of `inspect --json`)."""
     bundle = Bundle.open(path)
+    labels = bundle.labels()
     decoder = bundle.manifest["decoder"]
     per_token = 2 * decoder["layers"] * decoder["kv_heads"] * decoder["head_dim"]
     return {
         "path": str(path),
         "total_bytes": sum(entry["size"] for entry in bundle.manifest["files"].values()),
         "cache_bytes_per_token": per_token * (2 if decoder["cache_dtype"] == "float16" else 4),
-        "labels": len(bundle.labels()),
+        "labels": 0 if labels is None else len(labels.labels),
         **bundle.manifest,
     }
 

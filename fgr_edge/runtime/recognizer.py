@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.answer import Answer, Answerer, reasoning_in
-from fgr_edge.runtime.bundle import LABELS, Bundle
+from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.image import ImageConfig, ImageInput, load_image, preprocess
 from fgr_edge.runtime.labels import check_labels, read_labels
@@ -62,7 +62,8 @@ class Recognizer:
         elif labels is not None:
             self.labels = check_labels(labels)
         else:
-            self.labels = check_labels(opened.labels()) if LABELS in opened else ()
+            stored = opened.labels()
+            self.labels = () if stored is None else stored.labels.names
         if device is None:
             device = "cuda" if manifest["target"] == "cuda" else "cpu"
         self._image_config = read_spec(ImageConfig, manifest["image"], "image")

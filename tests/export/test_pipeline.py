@@ -20,7 +20,9 @@ from fgr_edge.export.architectures import family_of
 from fgr_edge.export.checkpoint import Checkpoint, LazyTensor
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.labels import Label, LabelSet
 from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.stored_labels import StoredLabels
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -294,9 +296,10 @@ def test_image_size_caps_the_pixels(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_labels_travel_along(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("Royal Gala\nKäse 🧀\n", encoding="utf-8")
-    bundle = export(checkpoint, tmp_path / "bundle", labels=tmp_path / "labels.txt")
-    assert Bundle.open(bundle).labels() == ["Royal Gala", "Käse 🧀"]
+    (tmp_path / "labels.csv").write_text("name,parent,synonyms\nRoyal Gala,Apple,Gala\nKäse 🧀,,\n", encoding="utf-8")
+    bundle = export(checkpoint, tmp_path / "bundle", labels=tmp_path / "labels.csv")
+    expected = LabelSet((Label("Royal Gala", "Apple", ("Gala",)), Label("Käse 🧀")))
+    assert Bundle.open(bundle).labels() == StoredLabels(expected)
     assert "Käse 🧀" in (bundle / "labels.json").read_text(encoding="utf-8")
 
 

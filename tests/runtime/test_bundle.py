@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fgr_edge.errors import BundleError
+from fgr_edge.errors import BundleError, LabelError
 from fgr_edge.runtime import bundle as bundle_module
 from fgr_edge.runtime.bundle import Bundle, EmbeddingTable
+from fgr_edge.runtime.labels import Label, LabelSet
 from fgr_edge.runtime.manifest import DecoderPart, VisionPart, is_safe_name, sealed
+from fgr_edge.runtime.stored_labels import StoredLabels
 
 ROWS, COLUMNS = 5, 4
 DTYPES = ("float32", "float16", "bfloat16")
@@ -100,7 +102,7 @@ def test_a_whole_bundle_opens(tmp_path: Path) -> None:
     assert "tokenizer.json" in bundle
     assert "labels.json" not in bundle
     assert bundle.json("tokenizer.json") == {}
-    assert bundle.labels() == []
+    assert bundle.labels() is None
 
 
 def test_only_listed_files_are_handed_out(tmp_path: Path) -> None:
@@ -121,13 +123,63 @@ def test_unknown_keys_are_ignored(tmp_path: Path) -> None:
     assert Bundle.open(write(tmp_path, grow)).manifest["decoder"]["layers"] == 2
 
 
-def test_labels_are_read_and_checked(tmp_path: Path) -> None:
+DIGEST = hashlib.sha256(b"{}").hexdigest()  # of the tokenizer.json that `write` puts in
+CLASSES = LabelSet((Label("Royal Gala", "Apple", ("Gala",)), Label("Rødspætte", description="a fish")))
+
+
+def with_labels(folder: Path, text: str) -> Bundle:
+    return Bundle.open(write(folder, files={"labels.json": text.encode()}))
+
+
+def test_labels_come_back_with_their_token_ids(tmp_path: Path) -> None:
+    stored = StoredLabels(CLASSES, {"direct": [[1, 2], [1], [3, 4, 0]], "reason": [[0], [1], [2]]})
+    assert with_labels(tmp_path, stored.to_json(DIGEST)).labels() == stored
+
+
+def test_labels_of_an_older_bundle_are_read(tmp_path: Path) -> None:
     names = ["Royal Gala", "Rødspætte"]
-    assert Bundle.open(write(tmp_path, files={"labels.json": json.dumps({"labels": names}).encode()})).labels() == names
-    with pytest.raises(BundleError, match=r"not \{\"labels\": \[names\]\}"):
-        Bundle.open(write(tmp_path, files={"labels.json": b'["a"]'})).labels()
+    assert with_labels(tmp_path, json.dumps({"labels": names})).labels() == StoredLabels(LabelSet.from_names(names))
+
+
+def test_labels_of_another_bundle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        LabelError, match=r"labels.json: .*labels of another bundle: .* 000000000000…, .* 44136fa355b3…"
+    ):
+        with_labels(tmp_path, StoredLabels(CLASSES).to_json("0" * 64)).labels()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["a"], r"this is not \{\"labels\": \[names\]\}"),
+        ({"labels": "a"}, "are a str, expected a list"),
+        ({"labels": []}, "empty"),
+        ({"labels": ["a", "A"]}, "'a' and 'A' are the same name"),
+        ({"labels": [{"name": "a", "colour": "red"}]}, "label 1 has the key 'colour'"),
+        ({"labels": ["a"], "version": 3}, "version 3 .*update fgr-edge"),
+        ({"labels": ["a"], "version": True}, "version True"),
+        ({"labels": ["a"], "version": 2}, "another bundle"),
+        ({"labels": ["a"], "version": 2, "tokenizer_sha256": DIGEST, "compiled": []}, "'compiled' is a list"),
+        ({"direct": [[1]]}, "'direct' are 1 sequences, expected 3"),
+        ({"direct": 5}, "'direct' are no list"),
+        ({"direct": "abc"}, "'Royal Gala' under 'direct' is a, expected token ids"),
+        ({"direct": [[1], [], [2]]}, r"'Gala' under 'direct' is \[\]"),
+        ({"direct": [[1], [True], [2]]}, r"'Gala' under 'direct' is \[True\]"),
+        ({"direct": [[1], [-1], [2]]}, r"\[-1\]"),
+        ({"direct": [[1], [5], [2]]}, "token 5, expected ids below 5"),
+    ],
+)
+def test_labels_that_were_not_exported_like_this_are_refused(tmp_path: Path, change: Any, words: str) -> None:
+    value = change
+    if isinstance(change, dict) and "labels" not in change:
+        value = {**json.loads(StoredLabels(CLASSES).to_json(DIGEST)), "compiled": change}
+    with pytest.raises(LabelError, match=rf"labels\.json: .*{words}"):
+        with_labels(tmp_path, json.dumps(value)).labels()
+
+
+def test_labels_that_are_not_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="not JSON"):
-        Bundle.open(write(tmp_path, files={"labels.json": b"["})).labels()
+        with_labels(tmp_path, "[").labels()
 
 
 def test_arrays_are_read_and_pickles_refused(tmp_path: Path) -> None:
