@@ -22,7 +22,6 @@ from fgr_edge import __version__
 from fgr_edge.errors import CheckpointError, EngineError, MissingExtraError
 from fgr_edge.export import settings
 from fgr_edge.export.architectures import DecoderDims, Family, VisionDims, family_of
-from fgr_edge.export.bundle_writer import BundleWriter, check_output
 from fgr_edge.export.chat import prompt_spec
 from fgr_edge.export.checkpoint import Checkpoint, LazyTensor, same_values
 from fgr_edge.export.progress import Step, progress_bar
@@ -30,6 +29,7 @@ from fgr_edge.export.targets import Precision, Target, find_target
 from fgr_edge.export.weight_file import WeightFile
 from fgr_edge.export.weights import CHUNK_VALUES, Matrix, Weights
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
+from fgr_edge.runtime.bundle_writer import BundleWriter, check_output
 from fgr_edge.runtime.labels import read_labels
 from fgr_edge.runtime.stored_labels import StoredLabels
 

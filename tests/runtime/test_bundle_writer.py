@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from fgr_edge.errors import BundleError, OutputExistsError, StorageError
-from fgr_edge.export import bundle_writer
-from fgr_edge.export.bundle_writer import BundleWriter, WeightFile
+from fgr_edge.export.weight_file import WeightFile
+from fgr_edge.runtime import bundle_folders, bundle_writer
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.bundle_writer import BundleWriter
 
 MANIFEST: dict[str, Any] = {
     "family": "tiny",
@@ -79,8 +80,9 @@ import os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from fgr_edge.errors import *
-from fgr_edge.export import bundle_writer
-from fgr_edge.export.bundle_writer import BundleWriter, WeightFile
+from fgr_edge.export.weight_file import WeightFile
+from fgr_edge.runtime import bundle_folders, bundle_writer
+from fgr_edge.runtime.bundle_writer import BundleWriter
 MANIFEST = {MANIFEST!r}
 tmp = Path({str(folder)!r})
 """
@@ -163,6 +165,7 @@ def test_the_old_bundle_comes_back_if_the_second_rename_fails(tmp_path: Path, mo
             raise OSError(errno.EIO, "broken disk")
         return rename(path, target)
 
+    monkeypatch.setattr(bundle_writer, "exchange", lambda one, other: False)  # as on a system without renameat2
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(StorageError, match="broken disk"):
         export(output, force=True)
@@ -267,6 +270,7 @@ def test_a_run_killed_between_the_two_renames_gets_its_old_bundle_back(tmp_path:
                 os.kill(os.getpid(), signal.SIGKILL)
             return rename(path, target)
         Path.rename = kill
+        bundle_writer.exchange = lambda one, other: False  # as on a system without renameat2
         with BundleWriter(tmp / "bundle", force=True) as writer:
             (writer.folder / "embedding.bin").write_bytes(bytes(48))
             writer.manifest = MANIFEST
@@ -280,6 +284,41 @@ def test_a_run_killed_between_the_two_renames_gets_its_old_bundle_back(tmp_path:
         BundleWriter(output, force=False)
     assert mark(output) == "old"
     assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_a_run_killed_around_the_swap_leaves_the_old_bundle_or_the_new(tmp_path: Path, step: str) -> None:
+    output = export(tmp_path / "bundle", mark="old")
+    process = run(
+        f"""
+        exchange = bundle_writer.exchange
+        def kill(one, other):
+            if "{step}" == "after" and not exchange(one, other):
+                sys.exit(7)
+            os.kill(os.getpid(), signal.SIGKILL)
+        bundle_writer.exchange = kill
+        with BundleWriter(tmp / "bundle", force=True) as writer:
+            (writer.folder / "embedding.bin").write_bytes(bytes(48))
+            writer.write_json("deep/er/mark.json", "new")
+            writer.manifest = MANIFEST
+        """,
+        tmp_path,
+    )
+    process.communicate(timeout=20)
+    if process.returncode == 7:
+        pytest.skip("this file system cannot swap two folders")
+    assert process.returncode == -signal.SIGKILL
+    assert mark(output) == {"before": "old", "after": "new"}[step]
+    with pytest.raises(OutputExistsError):
+        BundleWriter(output, force=False)
+    assert list(tmp_path.iterdir()) == [output]
+    assert mark(output) == {"before": "old", "after": "new"}[step]
+
+
+def test_a_file_system_that_cannot_swap_is_told_from_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FileNotFoundError):
+        bundle_folders.exchange(tmp_path / "a", tmp_path / "b")
 
 
 def test_leftovers_of_an_earlier_process_with_this_pid_are_removed(tmp_path: Path) -> None:
@@ -351,7 +390,7 @@ def test_a_disk_that_fills_up_while_the_manifest_is_written_leaves_nothing(
     def fail(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(bundle_writer, "_sync", fail)
+    monkeypatch.setattr(bundle_writer, "sync", fail)
     with pytest.raises(StorageError, match="No space left on device"):
         export(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

@@ -3,17 +3,12 @@
 In: files, written by the caller into `BundleWriter.folder`, and the manifest without its checksums. Out: the
 bundle's folder, renamed into place once everything in it is on the disk. Does not know what the files are.
 
-Names beside the output NAME, on the same file system:
-    .NAME.partial-<pid>     being written by process <pid>
-    .NAME.replaced-<pid>    the bundle that --force replaces, for the moment between two renames
-What a killed process left under them is found at the next start: the first is removed, the second is put back
-if the output is absent. A process holds a lock (flock) on its folders, which the kernel drops when it dies.
+What a killed process left beside the output is put right at the next start (`bundle_folders`).
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,8 +20,17 @@ from types import TracebackType
 from typing import Any
 
 from fgr_edge.errors import FgrEdgeError, OutputExistsError, StorageError
-from fgr_edge.export.weight_file import WeightFile
 from fgr_edge.runtime.bundle import sha256_of
+from fgr_edge.runtime.bundle_folders import (
+    clear_leftovers,
+    exchange,
+    files_below,
+    folders_below,
+    locked,
+    remove,
+    sibling,
+    sync,
+)
 from fgr_edge.runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -35,8 +39,6 @@ from fgr_edge.runtime.manifest import (
     is_safe_name,
     sealed,
 )
-
-__all__ = ["BundleWriter", "WeightFile", "check_output"]
 
 log = logging.getLogger(__name__)
 
@@ -77,20 +79,20 @@ class BundleWriter:
         self._lock: int | None = None
         self._started = 0.0
         try:
-            _clear_leftovers(self.output)
-            check_output(self.output, force=force)
+            clear_leftovers(self.output)
+            self._check_output()
         except OSError as error:
             if isinstance(error, FgrEdgeError):
                 raise
             raise self._storage_error(error, 0) from error
-        self.folder = _sibling(self.output, "partial")
+        self.folder = sibling(self.output, "partial")
 
     def __enter__(self) -> BundleWriter:
         self._started = time.perf_counter()
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir()
-            self._lock = _locked(self.folder)
+            self._lock = locked(self.folder)
         except OSError as error:
             raise self._storage_error(error, 0) from error
         return self
@@ -133,15 +135,12 @@ class BundleWriter:
     def _finish(self) -> None:
         if self.manifest is None:
             raise ValueError("BundleWriter.manifest was not set; a bundle has one")
-        files: dict[str, FileEntry] = {
-            path.relative_to(self.folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in sorted(_files_below(self.folder))
-        }
+        files = self._entries()
         manifest = {"schema_version": SCHEMA_VERSION, **self.manifest, "files": files}
         check_manifest(manifest, f"the manifest of {self.output}")
         (self.folder / MANIFEST).write_text(_readable_json(sealed(manifest)), encoding="utf-8")
-        for path in (*_files_below(self.folder), *_folders_below(self.folder), self.folder):
-            _sync(path)
+        for path in (*files_below(self.folder), *folders_below(self.folder), self.folder):
+            sync(path)
         self._move_into_place()
         log.info(
             "bundle %s: %d files, %.1f MB, %.1f s",
@@ -151,31 +150,52 @@ class BundleWriter:
             time.perf_counter() - self._started,
         )
 
+    def _check_output(self) -> None:
+        """Refuse an output that must not be written; asked at the beginning, and before the swap."""
+        check_output(self.output, force=self._force)
+
+    def _entries(self) -> dict[str, FileEntry]:
+        """What the manifest lists."""
+        return {path.relative_to(self.folder).as_posix(): file_entry(path) for path in sorted(files_below(self.folder))}
+
     def _move_into_place(self) -> None:
-        check_output(self.output, force=self._force)  # another process may have been faster
+        self._check_output()  # another process may have been faster
         if not self.output.exists():
             self.folder.rename(self.output)
-            _sync(self.output.parent)
+            sync(self.output.parent)
             return
-        aside = _sibling(self.output, "replaced")
-        lock = _locked(self.output)
         try:
-            self.output.rename(aside)
-            try:
-                self.folder.rename(self.output)
-            except BaseException:
-                aside.rename(self.output)
-                raise
-            _sync(self.output.parent)
-            _remove(aside)
+            lock = locked(self.output)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"another process is writing {self.output}; expected to be the only one: wait for it, then repeat"
+            ) from error
+        try:
+            self._check_output()  # nobody can be faster from here on
+            self._swap()
         finally:
             if lock is not None:
                 os.close(lock)
 
+    def _swap(self) -> None:
+        if exchange(self.folder, self.output):
+            old = self.folder
+        else:
+            old = sibling(self.output, "replaced")
+            self.output.rename(old)
+            try:
+                self.folder.rename(self.output)
+            except BaseException:
+                old.rename(self.output)
+                raise
+        sync(self.output.parent)
+        remove(old)
+
     def _abandon(self, error: BaseException, *, writing: bool) -> None:
         """Remove what was written; raise a `StorageError` where `error` is a failure to write."""
-        written = sum(path.stat().st_size for path in _files_below(self.folder))
-        _remove(self.folder)
+        stats = [path.lstat() for path in files_below(self.folder)]
+        written = sum(stat.st_size for stat in stats if stat.st_nlink == 1)  # what is linked lies in the old bundle
+        remove(self.folder)
         if not isinstance(error, OSError) or isinstance(error, FgrEdgeError):
             return
         if writing or self._is_ours(error):
@@ -224,6 +244,11 @@ def check_output(output: Path, *, force: bool) -> None:
         )
 
 
+def file_entry(path: Path) -> FileEntry:
+    """Size and checksum, as the manifest lists them."""
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
+
+
 def _manifest_files(folder: Path) -> dict[str, Any] | None:
     """The file table of a bundle of any version, even a damaged one; None if `folder` is no bundle."""
     try:
@@ -242,101 +267,10 @@ def _is_bundle(folder: Path) -> bool:
 
 def _unlisted(folder: Path) -> Iterator[str]:
     listed = {MANIFEST, *(_manifest_files(folder) or {})}
-    for path in _files_below(folder):
+    for path in files_below(folder):
         name = path.relative_to(folder)
         if name.as_posix() not in listed and name.parts[0] != _BUILT_HERE and not name.name.startswith("."):
             yield name.as_posix()
-
-
-def _sibling(output: Path, role: str, pid: int | None = None) -> Path:
-    return output.with_name(f".{output.name}.{role}-{os.getpid() if pid is None else pid}")
-
-
-def _clear_leftovers(output: Path) -> None:
-    """Put right what a killed process left beside `output`."""
-    if not output.name or not output.parent.is_dir():
-        return
-    for role in ("replaced", "partial"):
-        prefix = _sibling(output, role).name.rpartition("-")[0] + "-"
-        for path in output.parent.iterdir():
-            pid = path.name[len(prefix) :]
-            if not path.name.startswith(prefix) or not pid.isdecimal() or not path.is_dir():
-                continue
-            if not _is_abandoned(path, int(pid)):
-                log.warning("leaving %s alone: process %s may still be writing it", path, pid)
-            elif role == "replaced" and not os.path.lexists(output):
-                log.warning("an earlier run was killed while it replaced %s: the old bundle is put back", output)
-                path.rename(output)
-            else:
-                log.warning("removing %s, left by a run that was killed", path)
-                _remove(path)
-
-
-def _is_abandoned(folder: Path, pid: int) -> bool:
-    """Whether the process that made `folder` is gone.
-
-    The lock alone would do, but for the moment between mkdir and flock; the pid alone would do, but in
-    containers every run may have the same one.
-    """
-    try:
-        descriptor = _locked(folder)
-    except BlockingIOError:
-        return False
-    if descriptor is not None:
-        os.close(descriptor)
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
-
-
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the lock on `folder`; None where the file system has no locks.
-
-    Raises:
-        BlockingIOError: another process (or writer) holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove(folder: Path) -> None:
-    """Remove `folder`; failing is only logged: the bundle is in place, or another error is under way."""
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.warning("cannot remove %s (%s): remove it by hand", folder, error)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if not path.is_dir())
-
-
-def _folders_below(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_dir())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _readable_json(value: object) -> str:
