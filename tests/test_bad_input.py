@@ -259,7 +259,7 @@ def test_an_empty_folder_is_found_before_anything_is_recognised(
     ("data", "words"),
     [
         (b"", "labels.txt: the list of labels is empty; expected one class name a line"),
-        (b"Gala\nPink\n gala \n", "labels.txt: labels 'Gala' and 'gala' are the same name"),
+        (b"Gala\nPink\n gala \n", "labels.txt: labels 'Gala' (line 1) and 'gala' (line 3) are the same name"),
         (b"Gala\nPi\x07nk\n", "holds the character U+0007, which no name has; remove it"),
         (b"K\xe4se\n", "labels.txt cannot be read as UTF-8 text"),
     ],

@@ -14,9 +14,11 @@ All are UTF-8, with or without a byte order mark, with any line ends.
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,16 +131,14 @@ def _parse_json(text: str) -> Any:
 
 def _parse_toml(text: str) -> dict[str, Any]:
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        try:
-            import tomli as tomllib
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                "tomli is not installed, and Python 3.10 reads no TOML without it; pip install tomli, or write the "
-                "labels as .csv or .json"
-            ) from error
+        reader = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed, and Python 3.10 reads no TOML without it; pip install tomli, or write the "
+            "labels as .csv or .json"
+        ) from error
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table: dict[str, Any] = reader.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise LabelError(f"this is not TOML ({error}); check the file") from error
+    return table
