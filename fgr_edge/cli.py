@@ -35,6 +35,14 @@ class Mode(str, Enum):
     reason = "reason"
 
 
+class Protocol(str, Enum):
+    """What is asked of each photograph."""
+
+    closed_4 = "closed-4"
+    closed_all = "closed-all"
+    open = "open"
+
+
 def main() -> None:
     """Entry point: known failures are one line on stderr and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -118,7 +126,7 @@ def recognize(
         print(f"{'picture':<40}  {'answer':<28}  {'p':>6}  {'time':>11}")
     for name, picture in named:
         try:
-            found = recognizer(picture, mode=mode.value, question=question, think_budget=think_budget)
+            found = recognizer(picture, mode=mode.value, question=question, think_budget=think_budget, top_k=top_k)
         except ImageError as error:
             # One bad picture does not cost the others their answers.
             message = str(error) if name in str(error) else f"{name}: {error}"
@@ -132,6 +140,44 @@ def recognize(
         _print_json(documents)
     if any("error" in document for document in documents):
         raise typer.Exit(1)
+
+
+@app.command("eval")
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    data: Annotated[Path, typer.Option(help="Folder per class, CSV, TSV or JSONL list, or Grocery split.")],
+    protocol: Annotated[Protocol, typer.Option(help="Four options, all classes, or a free answer.")],
+    labels: Annotated[Optional[Path], typer.Option(help="Class names, instead of the bundle's.")] = None,  # noqa: UP045
+    mode: Annotated[Mode, typer.Option(help="Score names at once, or after a thought.")] = Mode.direct,
+    limit: Annotated[Optional[int], typer.Option(help="Ask about so many photographs, drawn.", min=1)] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Of the draw and of the options.", min=0)] = 0,
+    images: Annotated[Optional[Path], typer.Option(help="Folder that the paths of a list start from.")] = None,  # noqa: UP045
+    text_encoder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of model.onnx and tokenizer.json, for relative similarity."),
+    ] = None,
+    report: Annotated[Optional[Path], typer.Option(help="Folder for results.json and report.html.")] = None,  # noqa: UP045
+    threads: Annotated[Optional[int], typer.Option(help="Threads of one operator.", min=1)] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Measure accuracy on labelled photographs, by a protocol of the papers."""
+    from fgr_edge.evaluate.evaluation import EvaluationConfig
+    from fgr_edge.evaluate.evaluation import evaluate as run
+    from fgr_edge.evaluate.report import write_report
+    from fgr_edge.evaluate.table import table
+    from fgr_edge.export.progress import progress_bar
+
+    done = run(
+        EvaluationConfig(bundle, data, protocol.value, labels, mode.value, limit, seed, text_encoder, images, threads),
+        progress_bar,
+    )
+    if report is not None:
+        for path in write_report(done, report):
+            print(f"wrote {path}", file=sys.stderr)
+    if json:
+        _print_json(done.document)
+    else:
+        print(table(done.document))
 
 
 @train_app.command("sft")

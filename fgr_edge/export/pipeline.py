@@ -9,7 +9,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from fgr_edge.export.weight_file import WeightFile
 from fgr_edge.export.weights import CHUNK_VALUES, Matrix, Weights
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
 from fgr_edge.runtime.bundle_writer import BundleWriter, check_output
-from fgr_edge.runtime.labels import read_labels
+from fgr_edge.runtime.label_scorer import compile_frames
+from fgr_edge.runtime.labels import LabelSet, read_labels
+from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
 from fgr_edge.runtime.stored_labels import StoredLabels
 
 log = logging.getLogger(__name__)
@@ -117,7 +119,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
         # 3. What travels along.
         shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / TOKENIZER)
         if labels is not None:
-            _write_labels(bundle.folder, StoredLabels(labels))
+            _write_labels(bundle.folder, labels, manifest)
         bundle.manifest = manifest
     log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - start)
     return config.output
@@ -181,7 +183,9 @@ def _manifest(model: _Model, target: Target, precision: Precision, config: Expor
             "head": precision,
             "embedding": model.embedding.dtype,
         },
-        "decoder": asdict(settings.decoder_spec(model.decoder_dims, dialect.cache_dtype)),
+        "decoder": asdict(
+            settings.decoder_spec(model.decoder_dims, dialect.cache_dtype, tree_attention=dialect.tree_attention)
+        ),
         "vision": asdict(settings.vision_spec(model.vision_dims)),
         "image": asdict(image),
         "prompt": asdict(prompt),
@@ -208,8 +212,11 @@ def _tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _write_labels(folder: Path, stored: StoredLabels) -> None:
-    """Write labels.json beside the tokenizer.json that its token ids belong to."""
+def _write_labels(folder: Path, labels: LabelSet, manifest: Mapping[str, Any]) -> None:
+    """Write labels.json, compiled, beside the tokenizer.json that its token ids belong to."""
+    prompts = PromptBuilder(folder / TOKENIZER, PromptSpec(**manifest["prompt"]))
+    compiled = compile_frames(labels, prompts.encode_text, manifest["generation"]["eos_token_ids"][0])
+    stored = StoredLabels(labels, compiled)
     (folder / LABELS).write_text(stored.to_json(sha256_of(folder / TOKENIZER)), encoding="utf-8")
 
 

@@ -85,7 +85,7 @@ def generation(checkpoint: Checkpoint, family: Family, tokenizer: Tokenizer) -> 
         return {"eos_token_ids": ids, "repetition_penalty": float(stored.get("repetition_penalty") or 1.0)}
 
 
-def decoder_spec(dims: DecoderDims, cache_dtype: str) -> DecoderSpec:
+def decoder_spec(dims: DecoderDims, cache_dtype: str, *, tree_attention: bool) -> DecoderSpec:
     return DecoderSpec(
         layers=dims.layers,
         hidden=dims.hidden,
@@ -98,6 +98,7 @@ def decoder_spec(dims: DecoderDims, cache_dtype: str) -> DecoderSpec:
         deepstack=dims.deepstack,
         max_positions=dims.max_positions,
         cache_dtype=cache_dtype,
+        tree_attention=tree_attention,
     )
 
 

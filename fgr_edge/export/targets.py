@@ -33,8 +33,8 @@ TARGETS = {
     target.name: target
     for target in (
         Target("cpu", lambda precision: OnnxRuntimeDialect(precision, "float32"), PRECISIONS),
-        # CUDA's GroupQueryAttention has float16 and bfloat16 kernels only: the cache is float16.
-        Target("cuda", lambda precision: OnnxRuntimeDialect(precision, "float16"), PRECISIONS),
+        # CUDA's GroupQueryAttention has float16 and bfloat16 kernels only: the cache is float16. It takes no mask.
+        Target("cuda", lambda precision: OnnxRuntimeDialect(precision, "float16", tree_attention=False), PRECISIONS),
     )
 }
 

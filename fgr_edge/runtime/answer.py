@@ -1,7 +1,7 @@
-"""From the prompt's logits to an answer: a name directly, or a thought and then a name.
+"""Free text from the model: a thought, a name, or both, in Fine-R1's format `<think>…</think> <answer>…</answer>`.
 
-Knows the answer format (`<think>…</think> <answer>…</answer>`, Fine-R1) and the decoder; not pictures, not bundles.
-Yields text as it is generated; the generator's return value is the `Answer`.
+Knows the answer format and the decoder; not labels, pictures or bundles. Yields text as it is generated; what a
+generator returns is the whole of it.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers.decoders import DecodeStream
 
-from fgr_edge.runtime.labels import LabelTrie
+from fgr_edge.runtime.label_scorer import REASONED, Frame
 from fgr_edge.runtime.prompt import PromptBuilder
 from fgr_edge.runtime.sampling import Sampler
 
@@ -26,80 +27,66 @@ _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """text: all that was generated; label: index into the labels, where there are any; name: the answer as text."""
+class Text:
+    """text: all that was generated; tokens: of it; name: the answer in it; probability: of the answer's tokens."""
 
     text: str
     tokens: int
     name: str | None
-    label: int | None
-    probability: float | None
+    probability: float | None = None
+
+
+class Thought(NamedTuple):
+    """text and tokens so far, the logits after them, and the frame that the answer stands in."""
+
+    text: str
+    tokens: int
+    logits: Logits
+    frame: Frame
 
 
 class Answerer:
-    """Decodes answers for one list of labels (or none).
+    """Generates text.
 
     Args:
         prompts: the bundle's tokenizer and wording.
-        eos_ids: tokens that end a turn; the first closes a label.
-        labels: class names to choose among; empty for free answers.
+        eos_ids: tokens that end a turn.
 
     Attributes:
-        closing_tokens: what an answer may add to a thought that used up its room.
+        closing_tokens: what closing a thought and asking for the answer may add to it.
     """
 
-    def __init__(self, prompts: PromptBuilder, eos_ids: Sequence[int], labels: Sequence[str]) -> None:
+    def __init__(self, prompts: PromptBuilder, eos_ids: Sequence[int]) -> None:
         self._prompts = prompts
         self._eos_ids = frozenset(eos_ids)
-        self._labels = labels
-        self._closing = next(iter(eos_ids))
-        self._tries: dict[str, LabelTrie] = {}
-        longest = max((len(prompts.encode_text(label)) for label in labels), default=ANSWER_TOKENS)
-        self.closing_tokens = longest + len(prompts.encode_text(f"{THINK_END} <answer></answer>")) + 1
+        self.closing_tokens = len(prompts.encode_text(f"{THINK_END} <answer></answer>")) + 1
 
-    def direct(
-        self, logits: Logits, extend: Extend, sampler: Sampler, max_new_tokens: int
-    ) -> Generator[str, None, Answer]:
-        """Name the picture right after the prompt."""
-        if self._labels:
-            return (yield from self._choose(logits, extend, "", "", generated=0, before=""))
+    def name(self, logits: Logits, extend: Extend, sampler: Sampler, room: int) -> Generator[str, None, Text]:
+        """Generate a name right after the prompt; its probability is over the vocabulary."""
         chosen: list[float] = []
-        text, ids, _ = yield from self._free(logits, extend, sampler, max_new_tokens, chosen=chosen)
-        return Answer(text, len(ids), text.strip() or None, None, float(np.exp(sum(chosen))))
+        text, ids, _ = yield from self._free(logits, extend, sampler, room, chosen=chosen)
+        return Text(text, len(ids), text.strip() or None, float(np.exp(sum(chosen))))
 
-    def reason(
-        self, logits: Logits, extend: Extend, sampler: Sampler, max_new_tokens: int, think_budget: int | None
-    ) -> Generator[str, None, Answer]:
-        """Think, then name. At `think_budget` tokens the thought is closed and the answer asked for."""
-        room = max_new_tokens if think_budget is None else min(think_budget, max_new_tokens)
-        free = not self._labels and think_budget is None
-        until = None if free else THINK_END
-        text, ids, logits = yield from self._free(logits, extend, sampler, room, until=until)
-        if free:
-            return Answer(text, len(ids), _answer_in(text), None, None)
+    def reason(self, logits: Logits, extend: Extend, sampler: Sampler, room: int) -> Generator[str, None, Text]:
+        """Generate thought and answer until the model stops."""
+        text, ids, _ = yield from self._free(logits, extend, sampler, room)
+        return Text(text, len(ids), _answer_in(text))
+
+    def think(self, logits: Logits, extend: Extend, sampler: Sampler, room: int) -> Generator[str, None, Thought]:
+        """Generate a thought. Where it does not end within `room` tokens, the frame closes it."""
+        text, ids, logits = yield from self._free(logits, extend, sampler, room, until=THINK_END)
         lead = "" if THINK_END in text else THINK_END
-        lead += "<answer>" if (text + lead)[-1:].isspace() else " <answer>"
-        if self._labels:
-            return (yield from self._choose(logits, extend, lead, "</answer>", generated=len(ids), before=text))
+        gap = "" if (text + lead)[-1:].isspace() else " "
+        return Thought(text, len(ids), logits, Frame(f"{lead}{gap}<answer>", REASONED.tail))
+
+    def name_after(self, thought: Thought, extend: Extend, sampler: Sampler) -> Generator[str, None, Text]:
+        """Generate the answer to a thought."""
+        lead = thought.frame.lead
         logits = extend(self._prompts.encode_text(lead))
         yield lead
-        rest, more, _ = yield from self._free(logits, extend, sampler, ANSWER_TOKENS, until="</answer>")
-        text += lead + rest
-        return Answer(text, len(ids) + len(more), _answer_in(text), None, None)
-
-    def _choose(
-        self, logits: Logits, extend: Extend, lead: str, tail: str, *, generated: int, before: str
-    ) -> Generator[str, None, Answer]:
-        """Decode greedily among `lead + label + tail` of every label."""
-        if lead not in self._tries:
-            closing = () if tail else (self._closing,)
-            encode = self._prompts.encode_text
-            self._tries[lead] = LabelTrie([[*encode(lead + label + tail), *closing] for label in self._labels])
-        choice = self._tries[lead].greedy(logits, extend)
-        name = self._labels[choice.label]
-        piece = lead + name + tail
-        yield piece
-        return Answer(before + piece, generated + len(choice.tokens), name, choice.label, choice.probability)
+        rest, ids, _ = yield from self._free(logits, extend, sampler, ANSWER_TOKENS, until=thought.frame.tail)
+        text = thought.text + lead + rest
+        return Text(text, thought.tokens + len(ids), _answer_in(text))
 
     def _free(
         self,

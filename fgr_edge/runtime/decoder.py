@@ -2,7 +2,7 @@
 
 In: embeddings [S, H] float32 and positions [3, S]. Out: logits [R, V] float32 of the rows asked for. The cache, the
 rotary table and the one-token buffers are allocated once and reused from picture to picture; they grow when a prompt
-needs more.
+needs more. `branch` appends tokens that do not follow one another, but hang below each other as a tree.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from fgr_edge.runtime.rotary import IntArray, RotaryAngles, frequency_axes
 from fgr_edge.runtime.sessions.session import Buffer, Session
 
 Floats = npt.NDArray[np.float32]
+HIDDEN = np.float32(-1e9)  # added to the attention logit of what a token must not see
 GROWTH = 256  # cache slots are added in steps of this many
-KEPT_CALLS = 8  # bound calls, one for each number of tokens in and logit rows out
+KEPT_CALLS = 32  # bound calls, one for each number of tokens in, logit rows out and slots masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,16 @@ class DecoderSpec:
     deepstack: int
     max_positions: int
     cache_dtype: str
+    tree_attention: bool = False
+
+
+@dataclass(slots=True)
+class _TreeBuffers:
+    """Of a graph with tree attention: rotary rows [1, S], mask [1, 1, S, W] of the last W slots, slots before them."""
+
+    table_rows: Buffer
+    mask: Buffer
+    masked_from: Buffer
 
 
 @dataclass(slots=True)
@@ -47,6 +58,7 @@ class _Call:
     seqlens: Buffer
     total: Buffer
     rows: Buffer
+    tree: _TreeBuffers | None
     deepstack: list[Buffer]
     logits: Buffer
     run: Callable[[], None]
@@ -57,7 +69,6 @@ class Decoder:
 
     Attributes:
         length: tokens in the cache.
-        next_position: rotary position of the next text token.
     """
 
     def __init__(self, session: Session, spec: DecoderSpec) -> None:
@@ -67,12 +78,17 @@ class Decoder:
         self._angles = RotaryAngles(spec.head_dim, spec.rope_theta, axes)
         self.capacity = 0
         self.length = 0
-        self.next_position = 0
+        self._position_offset = 0  # of text tokens: rotary position minus slot; a picture takes fewer positions
         self._cache: dict[str, Buffer] = {}
-        self._calls: dict[tuple[int, int], _Call] = {}
+        self._calls: dict[tuple[int, int, int], _Call] = {}
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` in the cache; what it held is lost when it has to grow.
+    @property
+    def next_position(self) -> int:
+        """Rotary position of the next text token."""
+        return self.length + self._position_offset
+
+    def reserve(self, tokens: int, branches: int = 0) -> None:
+        """Make room for `tokens`, and `branches` more for trees; what the cache held is lost when it has to grow.
 
         Raises:
             EngineError: more than the model's positions.
@@ -83,6 +99,7 @@ class Decoder:
                 f"{tokens} tokens asked for (prompt and answer), the model has positions for {spec.max_positions}; "
                 "use a smaller picture (max_pixels) or a smaller max_new_tokens"
             )
+        tokens += branches
         if tokens <= self.capacity:
             return
         self.capacity = min(-(-tokens // GROWTH) * GROWTH, max(spec.max_positions, tokens))
@@ -99,7 +116,13 @@ class Decoder:
         self._angles.reserve(self.capacity)
 
     def prefill(
-        self, embeds: Floats, positions: IntArray, *, max_new_tokens: int, deepstack: Sequence[Floats] = ()
+        self,
+        embeds: Floats,
+        positions: IntArray,
+        *,
+        max_new_tokens: int,
+        branches: int = 0,
+        deepstack: Sequence[Floats] = (),
     ) -> Floats:
         """Start a new sequence; returns the logits [V] after its last token.
 
@@ -107,18 +130,20 @@ class Decoder:
             embeds: [S, H].
             positions: [3, S], time, height and width.
             max_new_tokens: room to keep for `extend`.
+            branches: room to keep for `branch`, beyond that.
             deepstack: per DeepStack layer [S, H], zero where there is no picture.
 
         The array returned is overwritten by the next call of the same length.
         """
         count = len(embeds)
-        self.reserve(count + max_new_tokens)
+        self.reserve(count + max_new_tokens, branches)
         self.length = 0
-        self.next_position = int(positions.max()) + 1
+        next_position = int(positions.max()) + 1
+        self._position_offset = next_position - count
         for table, prompt, text in zip(
             (self._cos, self._sin),
             self._angles.at(positions),
-            self._angles.run(self.next_position, self.capacity - count),
+            self._angles.run(next_position, self.capacity - count),
             strict=True,
         ):
             table.array[:count] = prompt
@@ -129,19 +154,51 @@ class Decoder:
 
     def extend(self, embeds: Floats) -> Floats:
         """Append S text tokens, embeds [S, H]; returns the logits [V] after the last, overwritten by the next call."""
-        self.next_position += len(embeds)
         logits: Floats = self.forward(embeds, np.array([len(embeds) - 1]))[0]
         return logits
 
     def forward(self, embeds: Floats, rows: IntArray, deepstack: Sequence[Floats] = ()) -> Floats:
         """Append S tokens whose rotary angles are in the table; logits [R, V] of `rows`, counted from the first."""
+        return self._run(embeds, rows, deepstack, None, None)
+
+    def branch(self, embeds: Floats, rows: IntArray, slots: IntArray, mask: Floats) -> Floats:
+        """Append S tokens of a tree below the text so far; `rewind` takes them back.
+
+        Args:
+            embeds: [S, H], parents before their children.
+            rows: [R], which of them get logits.
+            slots: [S], where each token would stand if the cache held its ancestors only: its rotary position.
+            mask: [S, W] float32 for the last W slots, these S among them: 0 for what a token sees, `HIDDEN` elsewhere.
+                Slots before them are seen by all.
+
+        Returns:
+            Logits [R, V] float32, overwritten by the next call of the same shape.
+
+        Raises:
+            EngineError: the graph has no tree attention (`spec.tree_attention`), or the cache no room.
+        """
+        if not self.spec.tree_attention:
+            raise EngineError(
+                "decoder.onnx has no tree attention (an older bundle, or target cuda); export the bundle again for cpu"
+            )
+        return self._run(embeds, rows, (), slots, mask)
+
+    def _run(
+        self,
+        embeds: Floats,
+        rows: IntArray,
+        deepstack: Sequence[Floats],
+        slots: IntArray | None,
+        mask: Floats | None,
+    ) -> Floats:
         count = len(embeds)
         if self.length + count > self.capacity:
             raise EngineError(
                 f"the cache holds {self.length} of {self.capacity} tokens and {count} more do not fit; "
                 "raise max_new_tokens"
             )
-        call = self._call(count, len(rows))
+        width = 1 if mask is None else mask.shape[1]
+        call = self._call(count, len(rows), width)
         call.embeds.array[0] = embeds
         call.rows.array[:] = rows
         total = self.length + count
@@ -150,7 +207,13 @@ class Decoder:
         for i, buffer in enumerate(call.deepstack):
             buffer.array[0] = deepstack[i] if deepstack else 0
             buffer.upload()
-        for buffer in (call.embeds, call.rows, call.seqlens, call.total):
+        tree: tuple[Buffer, ...] = ()
+        if call.tree is not None:
+            tree = (call.tree.table_rows, call.tree.mask, call.tree.masked_from)
+            tree[0].array[0] = np.arange(self.length, total) if slots is None else slots
+            tree[1].array[0, 0] = 0 if mask is None else mask
+            tree[2].array[0] = total - width
+        for buffer in (call.embeds, call.rows, call.seqlens, call.total, *tree):
             buffer.upload()
         call.run()
         call.logits.download()
@@ -159,25 +222,27 @@ class Decoder:
         return logits
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens; only text tokens may be forgotten."""
-        self.next_position -= self.length - length
+        """Forget all but the first `length` tokens; only text and branches may be forgotten."""
         self.length = length
 
-    def _call(self, count: int, rows: int) -> _Call:
-        key = (count, rows)
-        if key not in self._calls:
-            # A camera's prompts are all of one length: the lengths used last stay bound, one token among them.
+    def _call(self, count: int, rows: int, width: int) -> _Call:
+        key = (count, rows, width)
+        call = self._calls.pop(key, None)
+        if call is None:
+            # A camera's prompts are all of one length: the shapes used last stay bound, one token among them.
             if len(self._calls) >= KEPT_CALLS:
-                del self._calls[next(old for old in self._calls if old != (1, 1))]
-            self._calls[key] = self._bind(count, rows)
-        return self._calls[key]
+                del self._calls[next(old for old in self._calls if old != (1, 1, 1))]
+            call = self._bind(count, rows, width)
+        self._calls[key] = call
+        return call
 
-    def _bind(self, count: int, rows: int) -> _Call:
+    def _bind(self, count: int, rows: int, width: int) -> _Call:
         buffer, spec = self._session.buffer, self.spec
         embeds = buffer((1, count, spec.hidden), np.float32)
         seqlens = buffer((1,), np.int32)
         total = buffer((), np.int32, on_host=True)
         logit_rows = buffer((rows,), np.int64)
+        tree = self._tree_buffers(count, width) if spec.tree_attention else None
         deepstack = [buffer((1, count, spec.hidden), np.float32) for _ in range(spec.deepstack)]
         logits = buffer((1, rows, spec.vocab), np.float32)
         inputs = {
@@ -190,6 +255,14 @@ class Decoder:
             **{f"deepstack.{i}": value for i, value in enumerate(deepstack)},
             **{f"past_{name}": value for name, value in self._cache.items()},
         }
+        if tree is not None:
+            inputs |= {"table_rows": tree.table_rows, "tree_mask": tree.mask, "masked_from": tree.masked_from}
         outputs = {"logits": logits, **{f"present_{name}": value for name, value in self._cache.items()}}
         run = self._session.bind(inputs, outputs)
-        return _Call(embeds, seqlens, total, logit_rows, deepstack, logits, run)
+        return _Call(embeds, seqlens, total, logit_rows, tree, deepstack, logits, run)
+
+    def _tree_buffers(self, count: int, width: int) -> _TreeBuffers:
+        buffer = self._session.buffer
+        return _TreeBuffers(
+            buffer((1, count), np.int64), buffer((1, 1, count, width), np.float32), buffer((1,), np.int64, on_host=True)
+        )

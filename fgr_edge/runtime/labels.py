@@ -1,4 +1,4 @@
-"""Class names: what a class is called, what lies above it, and as a trie of token ids that decoding walks.
+"""Class names: what a class is called and what lies above it.
 
 In: rows of name, parent, synonyms and description. Out: a checked `LabelSet` of the classes that can be answered, with
 the levels above them. Reading files is `label_files`' part; it knows nothing of models.
@@ -22,9 +22,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from fgr_edge.errors import LabelError
 from fgr_edge.runtime.label_files import KEYS, read_text, rows_of
@@ -351,71 +348,3 @@ def _check_no_cycle(parent_of: Mapping[str, str]) -> None:
             path[name] = None
             name = parent_of[name]
         done.update(path)
-
-
-@dataclass(slots=True)
-class _Node:
-    children: dict[int, _Node] = field(default_factory=dict)
-    label: int | None = None
-
-
-class LabelTrie:
-    """Token sequences of all labels, each ended by a closing token, merged by common beginnings.
-
-    Args:
-        sequences: token ids of each label, closing token included; no sequence may begin with another.
-    """
-
-    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
-        self._root = _Node()
-        for index, tokens in enumerate(sequences):
-            node = self._root
-            for token in tokens:
-                node = node.children.setdefault(token, _Node())
-                if node.label is not None:
-                    break
-            if node.label is not None or node.children:
-                raise LabelError(
-                    f"label {index + 1} cannot be told from another by its tokens; expected names that differ"
-                )
-            node.label = index
-
-    def greedy(
-        self, logits: npt.NDArray[np.float32], extend: Callable[[Sequence[int]], npt.NDArray[np.float32]]
-    ) -> TrieChoice:
-        """Walk from the root, taking the likeliest child each time.
-
-        Args:
-            logits: [V], at the root.
-            extend: appends tokens to the sequence and returns the logits [V] after the last.
-
-        Returns:
-            The label reached, its tokens, and the product of the chosen children's shares among their siblings. A token
-            that has no sibling is certain and costs no step before the next choice.
-        """
-        node, log_probability = self._root, 0.0
-        tokens: list[int] = []
-        pending: list[int] = []
-        while node.label is None:
-            children = list(node.children)
-            if len(children) > 1:
-                if pending:
-                    logits = extend(pending)
-                tokens, pending = tokens + pending, []
-            best = 0
-            if len(children) > 1:
-                scores = logits[children].astype(np.float64)
-                best = int(scores.argmax())
-                log_probability -= float(np.log(np.exp(scores - scores[best]).sum()))
-            pending.append(children[best])
-            node = node.children[children[best]]
-        return TrieChoice(node.label, tuple(tokens + pending), float(np.exp(log_probability)))
-
-
-@dataclass(frozen=True, slots=True)
-class TrieChoice:
-    """A label's index, its tokens (closing token included) and its probability along the greedy path."""
-
-    label: int
-    tokens: tuple[int, ...]
-    probability: float

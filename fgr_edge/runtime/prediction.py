@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fgr_edge.runtime.prompt import Mode
 
@@ -12,18 +12,21 @@ from fgr_edge.runtime.prompt import Mode
 class Timings:
     """Wall-clock milliseconds of one recognition, and its token counts.
 
-    ttft_ms runs from the picture as given to the first token chosen: preprocessing, vision and prefill. decode_ms is
-    what came after.
+    ttft_ms runs from the picture as given to the logits of the first token: preprocessing, vision and prefill.
+    decode_ms is the generation of text after it, labels_ms the scoring of labels, for which scored_tokens went through
+    the decoder.
     """
 
     preprocess_ms: float
     vision_ms: float
     prefill_ms: float
     decode_ms: float
+    labels_ms: float
     ttft_ms: float
     total_ms: float
     prompt_tokens: int
     generated_tokens: int
+    scored_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,20 @@ class Prediction:
     """One picture's answer.
 
     Attributes:
-        label: the class name, or the free answer where no labels were given; None if the answer could not be read.
-        probability: with labels, the product of the shares that the chosen tokens have among the tokens that some label
-            allows there; without, the product of the answer tokens' probabilities over the vocabulary. Not calibrated.
-        top_k: (label, probability), the likeliest first. Greedy decoding follows one label and so lists one.
+        label: the class; or, where no class was sure enough and a level above was, that level's name (`level` > 0);
+            None if the model abstained, or its free answer could not be read.
+        probability: of `label` among the labels, at least: what was not visited counts as if it were another class, so
+            the true value is at most `rest` higher. Without labels, the product of the answer tokens' probabilities
+            over the vocabulary; None after a free thought.
+        top_k: (class, probability), the likeliest first, as many as asked for; there also where the model abstained.
+        rest: upper bound of the probability of all classes that were not visited.
+        calibrated: whether the probabilities were calibrated on photographs (`fgr-edge calibrate-labels`).
+        level: 0 for a class, 1 for its parent, and so on; None without labels and where the model abstained.
         abstained: no answer was given (label is None).
+        abstained_because: "unsure", or "outlier": the picture is of none of the classes.
+        outlier_score: how strange the picture is; None where no outlier rule was fitted.
         reasoning: text between <think> and </think>, in reason mode.
-        text: everything generated.
+        text: everything generated, and the name chosen.
         mode: "direct" or "reason".
         timings: see `Timings`.
     """
@@ -45,7 +55,12 @@ class Prediction:
     label: str | None
     probability: float | None
     top_k: tuple[tuple[str, float], ...]
+    rest: float
+    calibrated: bool
+    level: int | None
     abstained: bool
+    abstained_because: Literal["unsure", "outlier"] | None
+    outlier_score: float | None
     reasoning: str | None
     text: str
     mode: Mode

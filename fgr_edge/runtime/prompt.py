@@ -90,7 +90,12 @@ class PromptBuilder:
     def build(self, question: str | None, mode: Mode, image_tokens: int) -> Prompt:
         """Encode the chat around `question` (None asks the bundle's own) for a picture of `image_tokens` tokens."""
         wording = self.spec.direct if mode == "direct" else self.spec.reason
-        asked = wording.replace("{question}", self.spec.question if question is None else question)
+        return self.build_asked(
+            wording.replace("{question}", self.spec.question if question is None else question), image_tokens
+        )
+
+    def build_asked(self, asked: str, image_tokens: int) -> Prompt:
+        """Encode the chat around a whole user message, for a picture of `image_tokens` tokens."""
         if asked != self._asked:
             self._asked, self._around = asked, self._encode(asked)
         before, after = self._around

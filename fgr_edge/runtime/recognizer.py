@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.errors import ConfigError
-from fgr_edge.runtime.answer import Answer, Answerer, reasoning_in
+from fgr_edge.errors import ConfigError, LabelError
+from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.confidence import Confidence, read_confidence
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
+from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.image import ImageConfig, ImageInput, load_image, preprocess
-from fgr_edge.runtime.labels import check_labels, read_labels
+from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
+from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.prediction import Prediction, Timings
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
 from fgr_edge.runtime.rotary import prompt_positions
@@ -24,9 +30,58 @@ from fgr_edge.runtime.sessions.onnxruntime import Device, OnnxRuntimeSession
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
+log = logging.getLogger(__name__)
+
 Floats = npt.NDArray[np.float32]
 DIRECT_TOKENS = 64  # generated at most for a name, where no labels bound it
 REASON_TOKENS = 1024  # and for a thought; Fine-R1's own take 540 on average
+NONE_OF_THESE = "none of these"
+
+T = TypeVar("T")
+Score = Callable[[Frame, Floats, Extend], ClassScores]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked of a picture."""
+
+    mode: Mode = "direct"
+    question: str | None = None
+    think_budget: int | None = None
+    sampling: SamplingConfig | None = None
+    wording: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("direct", "reason"):
+            raise ConfigError(f"mode is {self.mode!r}, expected 'direct' or 'reason'")
+        if self.think_budget is not None and self.think_budget < 1:
+            raise ConfigError(f"think_budget is {self.think_budget}, expected at least 1 token")
+
+
+class _Context(NamedTuple):
+    """A picture and a message that the decoder has read; times_s: start, preprocessed, seen, prefilled."""
+
+    prompt: Prompt
+    embeds: ImageEmbeds
+    logits: Floats
+    sampler: Sampler
+    room: int
+    times_s: tuple[float, float, float, float]
+
+
+class _Scored(NamedTuple):
+    """Scores of the classes, after `text` (a thought, or nothing) and its `frame`; times_s: generated, scored."""
+
+    context: _Context
+    text: str
+    tokens: int
+    frame: Frame
+    scores: ClassScores
+    times_s: tuple[float, float]
+
+    @property
+    def timings(self) -> Timings:
+        return _timings(self.context, *self.times_s, generated=self.tokens, scored=self.scores.nodes)
 
 
 class Recognizer:
@@ -34,10 +89,13 @@ class Recognizer:
 
     Args:
         bundle: folder that `fgr-edge export` wrote.
-        labels: class names to choose among, or a file with one a line; None takes the bundle's own, if it has any. With
-            none at all the model answers freely.
+        labels: class names to choose among, a `LabelSet`, or a file of them; None takes the bundle's own, if it has
+            any. With none at all the model answers freely.
         device: where the engine runs; None takes the bundle's target.
         threads: for one operator; None takes one per core.
+
+    Attributes:
+        labels: the classes; None where the model answers freely.
 
     Raises:
         BundleError: the folder is no bundle, or is damaged.
@@ -50,20 +108,15 @@ class Recognizer:
     def __init__(
         self,
         bundle: str | os.PathLike[str],
-        labels: Iterable[str] | str | os.PathLike[str] | None = None,
+        labels: LabelSet | Iterable[str] | str | os.PathLike[str] | None = None,
         *,
         device: Device | None = None,
         threads: int | None = None,
     ) -> None:
         opened = self.bundle = Bundle.open(Path(bundle))
         manifest = opened.manifest
-        if isinstance(labels, (str, os.PathLike)):
-            self.labels = read_labels(Path(labels)).names
-        elif labels is not None:
-            self.labels = check_labels(labels)
-        else:
-            stored = opened.labels()
-            self.labels = () if stored is None else stored.labels.names
+        stored = opened.labels() if labels is None else None
+        self.labels = _label_set(labels) if stored is None else stored.labels
         if device is None:
             device = "cuda" if manifest["target"] == "cuda" else "cpu"
         self._image_config = read_spec(ImageConfig, manifest["image"], "image")
@@ -81,7 +134,13 @@ class Recognizer:
         )
         generation = manifest["generation"]
         self._repetition_penalty = float(generation.get("repetition_penalty", 1.0))
-        self._answers = Answerer(self._prompts, generation["eos_token_ids"], self.labels)
+        self._eos_ids = generation["eos_token_ids"]
+        self._answers = Answerer(self._prompts, self._eos_ids)
+        self._scorer: LabelScorer | None = None
+        if self.labels is not None:
+            self._scorer = self._scorer_of(self.labels, None if stored is None else stored.compiled)
+            self._confidence = _confidence_for(opened, self.labels, own=stored is not None)
+            self._uncalibrated = Confidence.uncalibrated(len(self.labels))
 
     def __call__(
         self,
@@ -91,6 +150,7 @@ class Recognizer:
         question: str | None = None,
         think_budget: int | None = None,
         sampling: SamplingConfig | None = None,
+        top_k: int = 1,
     ) -> Prediction:
         """Recognise one picture.
 
@@ -99,14 +159,17 @@ class Recognizer:
             mode: "direct" names the picture at once; "reason" thinks first.
             question: asked instead of the bundle's own.
             think_budget: tokens after which a thought is closed and the answer asked for.
-            sampling: of free text; names are chosen greedily among the labels. None is greedy, with the repetition
-                penalty of the checkpoint's generation_config.json.
+            sampling: of free text; names are scored, not sampled. None is greedy, with the repetition penalty of the
+                checkpoint's generation_config.json.
+            top_k: classes whose order and probabilities are wanted.
 
         Raises:
             ImageError: the picture cannot be used.
             ConfigError: an option makes no sense.
         """
-        stream = self.stream(image, mode=mode, question=question, think_budget=think_budget, sampling=sampling)
+        stream = self.stream(
+            image, mode=mode, question=question, think_budget=think_budget, sampling=sampling, top_k=top_k
+        )
         for _ in stream:
             pass
         return stream.prediction
@@ -119,58 +182,156 @@ class Recognizer:
         question: str | None = None,
         think_budget: int | None = None,
         sampling: SamplingConfig | None = None,
+        top_k: int = 1,
     ) -> PredictionStream:
         """As calling the recognizer, piece by piece: iterate for text, then read `.prediction`."""
-        if mode not in ("direct", "reason"):
-            raise ConfigError(f"mode is {mode!r}, expected 'direct' or 'reason'")
-        if think_budget is not None and think_budget < 1:
-            raise ConfigError(f"think_budget is {think_budget}, expected at least 1 token")
-        return PredictionStream(self._run(image, mode, question, think_budget, sampling))
+        request = _Request(mode, question, think_budget, sampling)
+        if top_k < 1:
+            raise ConfigError(f"top_k is {top_k}, expected at least 1")
+        if self._scorer is None:
+            return PredictionStream(self._answer_freely(image, request))
+        return PredictionStream(self._name(image, request, self._scorer, top_k))
 
-    def _run(
+    def evidence(
         self,
         image: ImageInput,
-        mode: Mode,
-        question: str | None,
-        think_budget: int | None,
-        sampling: SamplingConfig | None,
+        *,
+        mode: Mode = "direct",
+        question: str | None = None,
+        think_budget: int | None = None,
+        labels: LabelSet | None = None,
+        wording: str | None = None,
+    ) -> Evidence:
+        """Score every class, uncalibrated; arguments as for calling.
+
+        Args:
+            labels: scored instead of the recognizer's own.
+            wording: the whole message, instead of the bundle's wording around the question.
+
+        Raises:
+            ImageError: the picture cannot be used.
+            ConfigError: an option makes no sense, or there are no labels.
+        """
+        scorer = self._scorer if labels is None else self._scorer_of(labels, None)
+        if scorer is None:
+            raise ConfigError("there are no labels to score; give some to the Recognizer, or to this call")
+        request = _Request(mode, question, think_budget, None, wording)
+        scored = _result(self._score(image, request, scorer, scorer.all))
+        return Evidence(scored.scores.log_probs, _features(scored.context.embeds), scored.text, scored.timings)
+
+    def generate(self, image: ImageInput, wording: str, *, max_new_tokens: int = REASON_TOKENS) -> str:
+        """The model's free greedy answer to a whole message about a picture.
+
+        Raises:
+            ImageError: the picture cannot be used.
+        """
+        sampling = SamplingConfig(max_new_tokens=max_new_tokens, repetition_penalty=self._repetition_penalty)
+        context = self._read(image, _Request(sampling=sampling, wording=wording))
+        return _result(self._answers.reason(context.logits, self._extend, context.sampler, context.room)).text
+
+    def _name(
+        self, image: ImageInput, request: _Request, scorer: LabelScorer, top_k: int
     ) -> Generator[str, None, Prediction]:
+        """Think if asked to, score the labels, decide."""
+        confidence = self._confidence.get(request.mode)
+        calibrated = confidence is not None
+        if confidence is None:
+            confidence = self._uncalibrated
+
+        def best(frame: Frame, logits: Floats, extend: Extend) -> ClassScores:
+            return scorer.best(frame, logits, extend, confidence, top_k=top_k)
+
+        scored = yield from self._score(image, request, scorer, best)
+        # What was not visited counts as one more class, at its largest.
+        shares = confidence.probabilities(scored.scores.log_probs) * (1 - scored.scores.rest)
+        strangeness: float | None = None
+        decision = confidence.decide(shares, scorer.labels, strangeness)
+        piece = scored.frame.lead + (decision.label or NONE_OF_THESE) + scored.frame.tail
+        yield piece
+        order = np.argsort(-shares, kind="stable")[:top_k]
+        return Prediction(
+            label=decision.label,
+            probability=decision.probability,
+            top_k=tuple((scorer.labels.names[i], float(shares[i])) for i in order),
+            rest=scored.scores.rest,
+            calibrated=calibrated,
+            level=decision.level,
+            abstained=decision.label is None,
+            abstained_because=decision.abstained_because,
+            outlier_score=strangeness,
+            reasoning=reasoning_in(scored.text) if request.mode == "reason" else None,
+            text=scored.text + piece,
+            mode=request.mode,
+            timings=scored.timings,
+        )
+
+    def _score(
+        self, image: ImageInput, request: _Request, scorer: LabelScorer, score: Score
+    ) -> Generator[str, None, _Scored]:
+        context = self._read(image, request, scorer)
+        text, tokens, frame, logits = "", 0, DIRECT, context.logits
+        if request.mode == "reason":
+            text, tokens, logits, frame = yield from self._answers.think(
+                context.logits, self._extend, context.sampler, context.room
+            )
+        generated = time.perf_counter()
+        scores = score(frame, logits, self._extend)
+        return _Scored(context, text, tokens, frame, scores, (generated, time.perf_counter()))
+
+    def _answer_freely(self, image: ImageInput, request: _Request) -> Generator[str, None, Prediction]:
+        """No labels: whatever the model says."""
+        context = self._read(image, request)
+        answers, given = self._answers, (context.logits, self._extend, context.sampler, context.room)
+        if request.mode == "direct":
+            found = yield from answers.name(*given)
+        elif request.think_budget is None:
+            found = yield from answers.reason(*given)
+        else:
+            thought = yield from answers.think(*given)
+            found = yield from answers.name_after(thought, self._extend, context.sampler)
+        end = time.perf_counter()
+        return Prediction(
+            label=found.name,
+            probability=found.probability,
+            top_k=() if found.name is None or found.probability is None else ((found.name, found.probability),),
+            rest=0.0 if found.probability is None else 1 - found.probability,
+            calibrated=False,
+            level=None,
+            abstained=found.name is None,
+            abstained_because=None,
+            outlier_score=None,
+            reasoning=reasoning_in(found.text) if request.mode == "reason" else None,
+            text=found.text,
+            mode=request.mode,
+            timings=_timings(context, end, end, generated=found.tokens, scored=0),
+        )
+
+    def _read(self, image: ImageInput, request: _Request, scorer: LabelScorer | None = None) -> _Context:
+        """Everything up to the first logits; leaves room in the cache for what follows."""
         start = time.perf_counter()
         patches = preprocess(load_image(image), self._image_config)
         preprocessed = time.perf_counter()
         embeds = self._vision.encode(patches)
         seen = time.perf_counter()
-        prompt = self._prompts.build(question, mode, len(embeds.tokens))
-        if sampling is None:
-            sampling = self._default_sampling(mode, len(prompt.ids))
-        room = sampling.max_new_tokens
-        logits = self._prefill(prompt, embeds, room + self._answers.closing_tokens)
-        prefilled = time.perf_counter()
-        sampler = Sampler(sampling, prompt.ids)
-        if mode == "direct":
-            answer = yield from self._answers.direct(logits, self._extend, sampler, room)
+        if request.wording is None:
+            prompt = self._prompts.build(request.question, request.mode, len(embeds.tokens))
         else:
-            answer = yield from self._answers.reason(logits, self._extend, sampler, room, think_budget)
-        end = time.perf_counter()
-        timings = Timings(
-            preprocess_ms=(preprocessed - start) * 1e3,
-            vision_ms=(seen - preprocessed) * 1e3,
-            prefill_ms=(prefilled - seen) * 1e3,
-            decode_ms=(end - prefilled) * 1e3,
-            ttft_ms=(prefilled - start) * 1e3,
-            total_ms=(end - start) * 1e3,
-            prompt_tokens=len(prompt.ids),
-            generated_tokens=answer.tokens,
-        )
-        return _prediction(answer, mode, timings)
+            prompt = self._prompts.build_asked(request.wording, len(embeds.tokens))
+        closing = self._answers.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
+        sampling = request.sampling or self._default_sampling(request.mode, len(prompt.ids) + closing)
+        branches = 0 if scorer is None else scorer.branches
+        logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches)
+        room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
+        times = (start, preprocessed, seen, time.perf_counter())
+        return _Context(prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
 
-    def _default_sampling(self, mode: Mode, prompt_tokens: int) -> SamplingConfig:
+    def _default_sampling(self, mode: Mode, taken: int) -> SamplingConfig:
         """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and the model has."""
         wanted = DIRECT_TOKENS if mode == "direct" else REASON_TOKENS
-        left = self._decoder.spec.max_positions - prompt_tokens - self._answers.closing_tokens
+        left = self._decoder.spec.max_positions - taken
         return SamplingConfig(max_new_tokens=max(1, min(wanted, left)), repetition_penalty=self._repetition_penalty)
 
-    def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int) -> Floats:
+    def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int, branches: int = 0) -> Floats:
         picture = slice(prompt.image_start, prompt.image_start + prompt.image_tokens)
         inputs = self._embedding.gather(prompt.ids)
         inputs[picture] = embeds.tokens
@@ -180,10 +341,15 @@ class Recognizer:
             layer[picture] = features
             deepstack.append(layer)
         positions = prompt_positions(prompt.image_start, embeds.grid, len(prompt.ids) - picture.stop)
-        return self._decoder.prefill(inputs, positions, max_new_tokens=room, deepstack=deepstack)
+        return self._decoder.prefill(inputs, positions, max_new_tokens=room, branches=branches, deepstack=deepstack)
 
     def _extend(self, tokens: Sequence[int]) -> Floats:
         return self._decoder.extend(self._embedding.gather(np.asarray(tokens, np.int64)))
+
+    def _scorer_of(self, labels: LabelSet, compiled: Compiled | None) -> LabelScorer:
+        return LabelScorer(
+            self._decoder, self._embedding.gather, self._prompts.encode_text, labels, self._eos_ids[0], compiled
+        )
 
 
 class PredictionStream:
@@ -206,15 +372,49 @@ class PredictionStream:
         return self._prediction
 
 
-def _prediction(answer: Answer, mode: Mode, timings: Timings) -> Prediction:
-    known = answer.name is not None and answer.probability is not None
-    return Prediction(
-        label=answer.name,
-        probability=answer.probability,
-        top_k=((answer.name, answer.probability),) if known else (),  # type: ignore[arg-type]
-        abstained=answer.name is None,
-        reasoning=reasoning_in(answer.text) if mode == "reason" else None,
-        text=answer.text,
-        mode=mode,
-        timings=timings,
+def _label_set(labels: LabelSet | Iterable[str] | str | os.PathLike[str] | None) -> LabelSet | None:
+    if labels is None or isinstance(labels, LabelSet):
+        return labels
+    return read_labels(Path(labels)) if isinstance(labels, (str, os.PathLike)) else LabelSet.from_names(labels)
+
+
+def _confidence_for(bundle: Bundle, labels: LabelSet, *, own: bool) -> dict[Mode, Confidence]:
+    """The bundle's calibration, if it is of these labels; a caller's other labels go without one."""
+    try:
+        return read_confidence(bundle, labels)
+    except LabelError as error:
+        if own:
+            raise
+        log.warning("probabilities are not calibrated: %s", error)
+        return {}
+
+
+def _result(pieces: Generator[str, None, T]) -> T:
+    """What a generator of text returns."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+
+
+def _features(embeds: ImageEmbeds) -> Floats:
+    features: Floats = embeds.tokens.mean(axis=0)
+    return features
+
+
+def _timings(context: _Context, generated_s: float, scored_s: float, *, generated: int, scored: int) -> Timings:
+    start, preprocessed, seen, prefilled = context.times_s
+    return Timings(
+        preprocess_ms=(preprocessed - start) * 1e3,
+        vision_ms=(seen - preprocessed) * 1e3,
+        prefill_ms=(prefilled - seen) * 1e3,
+        decode_ms=(generated_s - prefilled) * 1e3,
+        labels_ms=(scored_s - generated_s) * 1e3,
+        ttft_ms=(prefilled - start) * 1e3,
+        total_ms=(scored_s - start) * 1e3,
+        prompt_tokens=len(context.prompt.ids),
+        generated_tokens=generated,
+        scored_tokens=scored,
     )

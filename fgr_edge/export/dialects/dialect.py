@@ -44,12 +44,18 @@ class WindowInputs:
 
 @dataclass(frozen=True, slots=True)
 class CacheInputs:
-    """Graph inputs that every layer's cached attention shares."""
+    """Graph values that every layer's cached attention shares.
+
+    rows: [1, S] int64, the row of the rotary table for each token; bias: [1, 1, S, T] float32, added to the attention
+    logits. Both None where the dialect has no tree attention: then row and slot are one, and attention is causal.
+    """
 
     seqlens_k: ir.Value
     total_sequence_length: ir.Value
     cos: ir.Value
     sin: ir.Value
+    rows: ir.Value | None = None
+    bias: ir.Value | None = None
 
 
 class Dialect(Protocol):
@@ -57,6 +63,7 @@ class Dialect(Protocol):
 
     name: str
     cache_dtype: Literal["float32", "float16"]
+    tree_attention: bool
 
     @property
     def opset_imports(self) -> Mapping[str, int]:

@@ -28,14 +28,20 @@ class OnnxRuntimeDialect:
     Args:
         precision: of the linear layers' weights.
         cache_dtype: of the KV cache; CUDA's GroupQueryAttention takes float16 only, and casts stand around it.
+        tree_attention: whether GroupQueryAttention takes a mask and rotary rows; the CPU's does, CUDA's refuses them.
     """
 
     name: str = "onnxruntime"
 
     def __init__(
-        self, precision: Literal["fp32", "int8"], cache_dtype: Literal["float32", "float16"] = "float32"
+        self,
+        precision: Literal["fp32", "int8"],
+        cache_dtype: Literal["float32", "float16"] = "float32",
+        *,
+        tree_attention: bool = True,
     ) -> None:
         self.precision = precision
+        self.tree_attention = tree_attention
         self.cache_dtype: Literal["float32", "float16"] = cache_dtype
 
     @property
@@ -158,6 +164,7 @@ class OnnxRuntimeDialect:
             cache.total_sequence_length,
             cache.cos,
             cache.sin,
+            *(() if cache.bias is None else (cache.rows, cache.bias)),
             domain=MICROSOFT,
             outputs=3,
             num_heads=shape.heads,

@@ -5,6 +5,9 @@ Inputs:
     seqlens_k              [1] int32            tokens in the cache after this call, minus one
     total_sequence_length  [] int32             tokens in the cache after this call
     cos_cache, sin_cache   [T, D / 2] float32   rotary table by cache slot
+    table_rows             [1, S] int64         row of that table for each token (dialects with tree attention)
+    tree_mask              [1, 1, S, W] float32 added to the attention logits of the last W slots (the same dialects)
+    masked_from            [1] int64            T - W, the slots before them, which every token sees
     logit_rows             [R] int64            which of the S rows get logits
     deepstack.<i>          [1, S, H] float32    added after layer i (families with DeepStack)
     past_key.<i>, past_value.<i>  [1, KV, T, D] the cache, the same buffers as the present_* outputs
@@ -38,12 +41,7 @@ def build_decoder(
     """
     g = GraphBuilder(folder, "decoder", dialect.opset_imports)
     x = g.input("inputs_embeds", np.float32, [1, "sequence", dims.hidden])
-    cache = CacheInputs(
-        seqlens_k=g.input("seqlens_k", np.int32, [1]),
-        total_sequence_length=g.input("total_sequence_length", np.int32, []),
-        cos=g.input("cos_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
-        sin=g.input("sin_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
-    )
+    cache = _cache_inputs(g, dims, dialect)
     logit_rows = g.input("logit_rows", np.int64, ["rows"])
     deepstack = [g.input(f"deepstack.{i}", np.float32, [1, "sequence", dims.hidden]) for i in range(dims.deepstack)]
     normed = dialect.rms_norm(g, x, weights.vector(["input_norm"], [dims.hidden]), dims.rms_eps, "input_norm.0")
@@ -70,6 +68,24 @@ def build_decoder(
     g.output(logits, "logits", np.float32, [1, "rows", dims.vocab])
     step(head.rows * head.columns)
     g.save()
+
+
+def _cache_inputs(g: GraphBuilder, dims: DecoderDims, dialect: Dialect) -> CacheInputs:
+    plain = (
+        g.input("seqlens_k", np.int32, [1]),
+        g.input("total_sequence_length", np.int32, []),
+        g.input("cos_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
+        g.input("sin_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
+    )
+    if not dialect.tree_attention:
+        return CacheInputs(*plain)
+    rows = g.input("table_rows", np.int64, [1, "sequence"])
+    mask = g.input("tree_mask", np.float32, [1, 1, "sequence", "masked"])
+    masked_from = g.input("masked_from", np.int64, [1])
+    # Zeros before the masked slots: [1, 1, S, W] -> [1, 1, S, T], once for all layers.
+    before, after = (g.constant(np.zeros(n, np.int64), f"pad_{n}") for n in (3, 4))
+    bias = g.op("Pad", mask, g.op("Concat", before, masked_from, after, axis=0))
+    return CacheInputs(*plain, rows, bias)
 
 
 def _attention(

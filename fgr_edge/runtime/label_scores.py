@@ -1,0 +1,254 @@
+"""Log-probabilities of labels: of all of them, or of the likeliest with a bound on the rest.
+
+In: a label trie, the logits where it starts, calls that give logits at its nodes. Out: for every form the
+log-probability of all its tokens, closing token included, each over the whole vocabulary: what teacher forcing one
+label after another would give. Knows tokens; not text, not pictures, not calibration.
+
+`score_all` visits every inner node, in chunks of consecutive preorder nodes; the ancestors of a chunk's first node are
+computed again with it, so that nothing is kept between chunks and memory does not grow with the number of labels.
+
+`score_best` visits the nodes that can still matter. What has not been visited below a node has at most the node's own
+probability in all, because the children of a node share it: that bounds what is left, without a look at it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fgr_edge.errors import EngineError
+from fgr_edge.runtime.tree_calls import TreeCalls
+from fgr_edge.runtime.trie import Ints, LabelTrie
+
+Logits = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+CACHED_VALUES = 1 << 17
+MAX_CHUNK = 512  # nodes of one call at most
+CHUNK_LOGITS_BYTES = 64 * 1024 * 1024
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # nodes of a best-first call: few shapes, so that calls stay bound
+MIN_BATCH = 4  # fewer cost as much: a call reads all weights whatever it computes
+BEST_FIRST_NODES = 256  # visited by `score_best` before the rest is scored in chunks
+
+
+def chunk_nodes(vocab: int) -> int:
+    """Nodes of one call whose logits stay within `CHUNK_LOGITS_BYTES`."""
+    return max(16, min(MAX_CHUNK, CHUNK_LOGITS_BYTES // (4 * vocab)))
+
+
+def log_normalizers(logits: Logits) -> Floats:
+    """Log of the sum of exponentials of each row: [R, V] -> [R] float64.
+
+    Raises:
+        EngineError: a logit is not a number, or +inf.
+    """
+    found = np.empty(len(logits))
+    rows = max(1, CACHED_VALUES // logits.shape[1])  # as many as stay in the processor's cache
+    for start in range(0, len(logits), rows):
+        part = logits[start : start + rows]
+        top = part.max(axis=1)
+        shifted = part - top[:, None]
+        np.exp(shifted, out=shifted)
+        found[start : start + rows] = top + np.log(shifted.sum(axis=1, dtype=np.float64))
+    if not np.isfinite(found).all():
+        raise EngineError(
+            "the decoder's logits are not finite numbers; the bundle's weights or the engine are broken: "
+            "export the bundle again, or try fp32"
+        )
+    return found
+
+
+def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int) -> Floats:
+    """Log-probability [F] of every form; the decoder's cache is left as it was."""
+    edges = np.zeros(len(trie))
+    _set_edges(trie, edges, [0], root_logits[None])
+    for nodes, again in _chunks(trie, chunk):
+        logits = calls.logits(nodes, range(again, len(nodes)))
+        _set_edges(trie, edges, nodes[again:], logits)
+        calls.close()
+    totals = np.zeros(len(trie))
+    for level in trie.levels:
+        totals[level] = totals[trie.parents[level]] + edges[level]
+    return totals[trie.leaf_of]
+
+
+def _chunks(trie: LabelTrie, chunk: int) -> Iterator[tuple[list[int], int]]:
+    """Inner nodes in runs of about equal length, after the ancestors of the first that were in an earlier run."""
+    inner = trie.inner
+    runs = -(-len(inner) // max(1, chunk - int(trie.depths.max())))
+    for run in np.array_split(inner, runs) if runs else ():
+        ancestors = trie.path(int(run[0]))[:-1]
+        yield [*ancestors, *run.tolist()], len(ancestors)
+
+
+def _set_edges(trie: LabelTrie, edges: Floats, nodes: Sequence[int], logits: Logits) -> None:
+    """Log-probability of each child of `nodes` given its parent, from the parents' logits [R, V]."""
+    for node, row, log_sum in zip(nodes, logits, log_normalizers(logits), strict=True):
+        children = trie.children_of(node)
+        edges[children] = row[trie.tokens[children]] - log_sum
+
+
+@dataclass(frozen=True, slots=True)
+class Weighting:
+    """How probabilities of forms become shares of classes: softmax((log p - bias) / temperature).
+
+    Attributes:
+        class_of: [F], the class of each form.
+        bias: [C].
+        temperature: above 0.
+        lowest_bias: [N], of the classes below each node of the trie.
+    """
+
+    class_of: Ints
+    bias: Floats
+    temperature: float
+    lowest_bias: Floats
+
+    @classmethod
+    def build(cls, trie: LabelTrie, class_of: Ints, bias: Floats, temperature: float) -> Weighting:
+        """Prepare a trie's classes; once for all pictures."""
+        lowest = np.full(len(trie), np.inf)
+        lowest[trie.leaf_of] = bias[class_of]
+        for nodes in trie.levels[::-1]:
+            np.minimum.at(lowest, trie.parents[nodes], lowest[nodes])
+        return cls(class_of, bias, temperature, lowest)
+
+    def class_log_probs(self, form_log_probs: Floats) -> Floats:
+        """Forms [F] added up to classes [C]; -inf where no form was scored."""
+        found = np.full(len(self.bias), -np.inf)
+        np.logaddexp.at(found, self.class_of, form_log_probs)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class BestScores:
+    """log_probs [F], -inf where not visited; rest: upper bound of the share of all that was not; nodes: visited."""
+
+    log_probs: Floats
+    rest: float
+    nodes: int
+
+
+def score_best(
+    trie: LabelTrie, root_logits: Logits, calls: TreeCalls, weighting: Weighting, *, top_k: int, tolerance: float
+) -> BestScores | None:
+    """Scores until the first `top_k` classes are certain and the rest has at most `tolerance` of the shares.
+
+    Returns:
+        None when more nodes would be needed than the calls have room for: score all instead.
+    """
+    search = _Search(trie, weighting, top_k, tolerance)
+    search.visit([0], root_logits[None])
+    while not search.done():
+        batch = search.batch(min(BATCHES[-1], calls.left))
+        if not batch:
+            return None
+        search.visit(batch, calls.logits(batch))
+    return BestScores(search.log_probs, search.rest, search.nodes - 1)
+
+
+class _Search:
+    """The frontier of a best-first search: nodes whose probability is known and whose children's are not."""
+
+    def __init__(self, trie: LabelTrie, weighting: Weighting, top_k: int, tolerance: float) -> None:
+        self._trie = trie
+        self._weighting = weighting
+        self._top_k = min(top_k, len(weighting.bias))
+        self._tolerance = tolerance
+        self._reach = {0: 0.0}  # log-probability of every inner node seen
+        self._frontier: set[int] = set()
+        self.log_probs = np.full(len(trie.leaf_of), -np.inf)
+        self.rest = 1.0
+        self.nodes = 0
+
+    def visit(self, nodes: Sequence[int], logits: Logits) -> None:
+        """Take in the logits [R, V] of nodes, parents before children."""
+        trie = self._trie
+        for node, row, log_sum in zip(nodes, logits, log_normalizers(logits), strict=True):
+            self._frontier.discard(node)
+            children = trie.children_of(node)
+            reached = self._reach[node] + (row[trie.tokens[children]] - log_sum)
+            forms = trie.form_of[children]
+            leaves = forms >= 0
+            self.log_probs[forms[leaves]] = reached[leaves]
+            inner = children[~leaves].tolist()
+            self._reach.update(zip(inner, reached[~leaves].tolist(), strict=True))
+            self._frontier.update(inner)
+        self.nodes += len(nodes)
+
+    def done(self) -> bool:
+        """Whether the order of the first classes is certain and the rest small; sets `rest`."""
+        weighting = self._weighting
+        known = weighting.class_log_probs(self.log_probs) - weighting.bias
+        left, forms = self._left()
+        self.rest = _rest_share(known, left, forms, weighting.temperature)
+        if self.rest > self._tolerance:
+            return False
+        # The last of the first classes must beat what any class after it could still become.
+        ordered = np.sort(known)[::-1]
+        after = ordered[self._top_k] if self._top_k < len(ordered) else -np.inf
+        return bool(ordered[self._top_k - 1] >= np.logaddexp(after, _log_sum(left)))
+
+    def _left(self) -> tuple[Floats, Ints]:
+        """Log of what each frontier node can still give, bias taken off at its most favourable; the forms below it."""
+        nodes = np.fromiter(self._frontier, np.int64, len(self._frontier))
+        reached = np.array([self._reach[node] for node in nodes.tolist()])
+        return reached - self._weighting.lowest_bias[nodes], self._trie.forms_below[nodes]
+
+    def batch(self, room: int) -> list[int]:
+        """The nodes to visit next: the likeliest of the frontier, and below them what probably follows."""
+        trie, lowest = self._trie, self._weighting.lowest_bias
+        queue = [(lowest[node] - self._reach[node], node) for node in self._frontier]
+        heapq.heapify(queue)
+        left, _ = self._left()
+        missing = float(np.exp(left).sum())
+        known = self.log_probs - self._weighting.bias[self._weighting.class_of]
+        small = 0.5 * self._tolerance * (missing + float(np.exp(known).sum()))
+        batch: list[int] = []
+        while queue and len(batch) < room:
+            value, node = heapq.heappop(queue)
+            share = math.exp(-value)
+            enough = missing <= small and share <= small
+            if enough and len(batch) >= MIN_BATCH and len(batch) in BATCHES:
+                return batch
+            batch.append(node)
+            if node in self._frontier:
+                missing -= share
+            # Not known before the call: as if the children shared evenly what the node has.
+            children = trie.children_of(node)
+            even = value + math.log(len(children))
+            for child in children[trie.form_of[children] < 0].tolist():
+                heapq.heappush(queue, (even, child))
+        return batch[: max(size for size in (0, *BATCHES) if size <= len(batch))] if queue else batch
+
+
+def _log_sum(values: Floats) -> float:
+    return float(np.logaddexp.reduce(values)) if len(values) else -np.inf
+
+
+def _rest_share(known: Floats, left: Floats, forms: Ints, temperature: float) -> float:
+    """Upper bound of the share of all that was not visited.
+
+    Shares go with weight ** p, p = 1 / temperature. For p >= 1 Minkowski's inequality bounds the sum over classes:
+    |known + rest|_p <= |known|_p + sum(rest). For p < 1 powers add up at most, and a node's weight counts most when its
+    forms share it evenly: forms ** (1 - p) * weight ** p.
+
+    Args:
+        known: [C], log weight of each class so far. left, forms: log weight of each frontier node, forms below it.
+    """
+    if not len(left):
+        return 0.0
+    top = max(known.max(), left.max())
+    power = 1 / temperature
+    have = np.exp(power * (known - top)).sum()
+    if power >= 1:
+        norm = have**temperature
+        all_of_it = (norm + np.exp(left - top).sum()) ** power
+        return float(1 - have / all_of_it)
+    more = (forms ** (1 - power) * np.exp(power * (left - top))).sum()
+    return float(more / (have + more))

@@ -1,0 +1,96 @@
+"""Logits at the nodes of a label trie, below the sequence that the decoder holds.
+
+In: nodes of a trie. Out: their logits, from as few decoder calls as the graph allows. The cache keeps the nodes of one
+picture from call to call; `close` forgets them, and the decoder is as it was.
+
+With tree attention one call takes any nodes whose parents have been asked for before or come with it. Without it
+(target cuda), each path is a call of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from fgr_edge.runtime.decoder import HIDDEN, Decoder
+from fgr_edge.runtime.trie import Ints, LabelTrie
+
+Floats = npt.NDArray[np.float32]
+Gather = Callable[[Ints], Floats]
+"""Token ids [S] to embeddings [S, H]."""
+
+
+class TreeCalls:
+    """Evaluates nodes of one trie; a context manager that leaves the decoder's cache as it found it.
+
+    Args:
+        decoder: holds the prompt (and the thought); its cache has room for `room` more tokens.
+        gather: embeds token ids.
+        trie: whose nodes are asked for.
+        room: nodes that the cache can hold at once.
+    """
+
+    def __init__(self, decoder: Decoder, gather: Gather, trie: LabelTrie, room: int) -> None:
+        self._decoder = decoder
+        self._gather = gather
+        self._trie = trie
+        self._start = decoder.length
+        self._slot: dict[int, int] = {}  # node -> its place among the tree's slots
+        self._seen = np.full((room, room), HIDDEN, np.float32)  # row: what each slot sees of the tree's slots
+
+    def __enter__(self) -> TreeCalls:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget all nodes."""
+        self._decoder.rewind(self._start)
+        self._slot.clear()
+
+    @property
+    def left(self) -> int:
+        """Nodes that still fit."""
+        return len(self._seen) - len(self._slot)
+
+    def logits(self, nodes: Sequence[int], wanted: Sequence[int] | None = None) -> Floats:
+        """Logits [R, V] of the `wanted` of `nodes` (positions in it; all by default), overwritten by the next call.
+
+        Args:
+            nodes: inner nodes, parents before their children; the parent of each is the root, among them, or was
+                asked for since `close`.
+        """
+        rows = np.arange(len(nodes)) if wanted is None else np.asarray(wanted, np.int64)
+        if not self._decoder.spec.tree_attention:
+            return np.stack([self._along(nodes[row]) for row in rows])
+        trie, before = self._trie, len(self._slot)
+        for slot, node in enumerate(nodes, before):
+            parent = int(trie.parents[node])
+            self._seen[slot] = self._seen[self._slot[parent]] if parent else HIDDEN
+            self._seen[slot, slot] = 0
+            self._slot[node] = slot
+        index = np.asarray(nodes, np.int64)
+        slots = self._start + trie.depths[index] - 1
+        return self._decoder.branch(self._gather(trie.tokens[index]), rows, slots, self._mask(before, len(nodes)))
+
+    def _mask(self, before: int, count: int) -> Floats:
+        """[S, W] for the decoder: the tree's slots, and slots of the prompt before them up to a width that recurs."""
+        after = before + count
+        width = min(1 << (after - 1).bit_length(), self._start + after)
+        mask = np.zeros((count, width), np.float32)
+        mask[:, width - after :] = self._seen[before:after, :after]
+        return mask
+
+    def _along(self, node: int) -> Floats:
+        """Logits [V] of one node, its whole path decoded."""
+        path = np.asarray(self._trie.path(node), np.int64)
+        logits = self._decoder.forward(self._gather(self._trie.tokens[path]), np.array([len(path) - 1]))
+        self._decoder.rewind(self._start)
+        row: Floats = logits[0].copy()
+        return row
