@@ -50,6 +50,7 @@ class _Request:
     think_budget: int | None = None
     sampling: SamplingConfig | None = None
     wording: str | None = None
+    max_new_tokens: int | None = None  # without `sampling`: at most; None takes the mode's
 
     def __post_init__(self) -> None:
         if self.mode not in ("direct", "reason"):
@@ -222,11 +223,13 @@ class Recognizer:
     def generate(self, image: ImageInput, wording: str, *, max_new_tokens: int = REASON_TOKENS) -> str:
         """The model's free greedy answer to a whole message about a picture.
 
+        Args:
+            max_new_tokens: at most; fewer where the model has no more positions.
+
         Raises:
             ImageError: the picture cannot be used.
         """
-        sampling = SamplingConfig(max_new_tokens=max_new_tokens, repetition_penalty=self._repetition_penalty)
-        context = self._read(image, _Request(sampling=sampling, wording=wording))
+        context = self._read(image, _Request(wording=wording, max_new_tokens=max_new_tokens))
         return _result(self._answers.reason(context.logits, self._extend, context.sampler, context.room)).text
 
     def _name(
@@ -318,16 +321,16 @@ class Recognizer:
         else:
             prompt = self._prompts.build_asked(request.wording, len(embeds.tokens))
         closing = self._answers.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
-        sampling = request.sampling or self._default_sampling(request.mode, len(prompt.ids) + closing)
+        sampling = request.sampling or self._default_sampling(request, len(prompt.ids) + closing)
         branches = 0 if scorer is None else scorer.branches
         logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches)
         room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
         times = (start, preprocessed, seen, time.perf_counter())
         return _Context(prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
 
-    def _default_sampling(self, mode: Mode, taken: int) -> SamplingConfig:
+    def _default_sampling(self, request: _Request, taken: int) -> SamplingConfig:
         """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and the model has."""
-        wanted = DIRECT_TOKENS if mode == "direct" else REASON_TOKENS
+        wanted = request.max_new_tokens or (DIRECT_TOKENS if request.mode == "direct" else REASON_TOKENS)
         left = self._decoder.spec.max_positions - taken
         return SamplingConfig(max_new_tokens=max(1, min(wanted, left)), repetition_penalty=self._repetition_penalty)
 
