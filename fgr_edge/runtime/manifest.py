@@ -40,8 +40,8 @@ class EmbeddingSpec(TypedDict):
     columns: int
 
 
-class DecoderPart(TypedDict):
-    """`decoder.DecoderSpec` as JSON: what the host needs to know of decoder.onnx."""
+class RequiredDecoderPart(TypedDict):
+    """What every manifest says of decoder.onnx."""
 
     layers: int
     hidden: int
@@ -54,6 +54,15 @@ class DecoderPart(TypedDict):
     deepstack: int
     max_positions: int
     cache_dtype: str
+
+
+class DecoderPart(RequiredDecoderPart, total=False):
+    """`decoder.DecoderSpec` as JSON: what the host needs to know of decoder.onnx.
+
+    `tree_attention` came later: bundles without the key have no tree attention.
+    """
+
+    tree_attention: bool
 
 
 class VisionPart(TypedDict):
@@ -101,6 +110,7 @@ _DECODER = {
     "max_positions": "size",
     "cache_dtype": "text",
 }
+_OPTIONAL_DECODER = {"tree_attention": "bool"}
 _VISION = {
     "head_dim": "size",
     "merge_size": "size",
@@ -146,7 +156,9 @@ def check_manifest(manifest: Mapping[str, Any], where: str = MANIFEST) -> Manife
     """
     _check_schema(manifest, where)
     _check_keys(manifest, _MANIFEST, where, "")
-    _check_keys(manifest["decoder"], _DECODER, where, "decoder.")
+    decoder = manifest["decoder"]
+    there = {key: kind for key, kind in _OPTIONAL_DECODER.items() if key in decoder}
+    _check_keys(decoder, {**_DECODER, **there}, where, "decoder.")
     _check_keys(manifest["vision"], _VISION, where, "vision.")
     _check_keys(manifest["embedding"], _EMBEDDING, where, "embedding.")
     for part, precision in manifest["precision"].items():

@@ -21,7 +21,7 @@ from fgr_edge.errors import BundleError, LabelError
 from fgr_edge.runtime import bundle as bundle_module
 from fgr_edge.runtime.bundle import Bundle, EmbeddingTable
 from fgr_edge.runtime.labels import Label, LabelSet
-from fgr_edge.runtime.manifest import DecoderPart, VisionPart, is_safe_name, sealed
+from fgr_edge.runtime.manifest import DecoderPart, RequiredDecoderPart, VisionPart, is_safe_name, sealed
 from fgr_edge.runtime.stored_labels import StoredLabels
 
 ROWS, COLUMNS = 5, 4
@@ -345,8 +345,16 @@ def test_the_parts_are_those_that_the_runtime_reads() -> None:
     vision = pytest.importorskip("fgr_edge.runtime.vision")
     assert {field.name for field in dataclasses.fields(decoder.DecoderSpec)} == set(DecoderPart.__annotations__)
     assert {field.name for field in dataclasses.fields(vision.VisionSpec)} == set(VisionPart.__annotations__)
-    assert set(MANIFEST["decoder"]) == set(DecoderPart.__annotations__)
+    assert set(MANIFEST["decoder"]) == set(RequiredDecoderPart.__annotations__)
     assert set(MANIFEST["vision"]) == set(VisionPart.__annotations__)
+
+
+def test_what_older_manifests_do_not_say_may_be_missing_but_not_wrong(tmp_path: Path) -> None:
+    assert "tree_attention" not in Bundle.open(write(tmp_path)).manifest["decoder"]
+    write(tmp_path, lambda manifest: manifest["decoder"].update(tree_attention=True))
+    assert Bundle.open(tmp_path).manifest["decoder"]["tree_attention"] is True
+    write(tmp_path, lambda manifest: manifest["decoder"].update(tree_attention=1))
+    assert "has 1 under 'decoder.tree_attention', expected a bool" in refusal(tmp_path)
 
 
 def test_a_missing_file_and_a_wrong_size_are_both_named(tmp_path: Path) -> None:
