@@ -22,6 +22,7 @@ from fgr_edge.runtime.sampling import Sampler
 Logits = npt.NDArray[np.float32]
 Extend = Callable[[Sequence[int]], Logits]
 THINK_END = "</think>"
+ANSWER_TAG = "<answer>"
 ANSWER_TOKENS = 64  # room for the answer after a thought that used up its budget
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 
@@ -75,9 +76,7 @@ class Answerer:
     def think(self, logits: Logits, extend: Extend, sampler: Sampler, room: int) -> Generator[str, None, Thought]:
         """Generate a thought. Where it does not end within `room` tokens, the frame closes it."""
         text, ids, logits = yield from self._free(logits, extend, sampler, room, until=THINK_END)
-        lead = "" if THINK_END in text else THINK_END
-        gap = "" if (text + lead)[-1:].isspace() else " "
-        return Thought(text, len(ids), logits, Frame(f"{lead}{gap}<answer>", REASONED.tail))
+        return Thought(text, len(ids), logits, Frame(_lead_after(text), REASONED.tail))
 
     def name_after(self, thought: Thought, extend: Extend, sampler: Sampler) -> Generator[str, None, Text]:
         """Generate the answer to a thought."""
@@ -121,6 +120,17 @@ class Answerer:
             if until is not None and until in text[-len(piece) - len(until) :]:
                 break
         return text, ids, logits
+
+
+def _lead_after(text: str) -> str:
+    """What is missing between a thought and the name in its answer."""
+    _, end, after = text.partition(THINK_END)
+    # The token that ended the thought may hold more: a line break, or the "<" of the answer's tag.
+    begun = after.lstrip()
+    if begun and ANSWER_TAG.startswith(begun):
+        return ANSWER_TAG.removeprefix(begun)
+    gap = "" if after[-1:].isspace() else " "
+    return f"{'' if end else THINK_END}{gap}{ANSWER_TAG}"
 
 
 def _log_softmax(logits: Logits, token: int) -> float:
