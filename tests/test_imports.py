@@ -86,7 +86,7 @@ def test_importing_the_recognizer_opens_no_engine_and_draws_no_table() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["recognize", "--help"], ["inspect", "--help"], ["export", "--help"]],
+    [["--help"], ["recognize", "--help"], ["inspect", "--help"], ["export", "--help"], ["eval", "--help"]],
     ids=" ".join,
 )
 def test_help_imports_no_heavy_library(arguments: list[str]) -> None:
@@ -105,3 +105,16 @@ def test_recognizing_a_picture_imports_no_heavy_library(
     assert json.loads(printed)
     assert "onnxruntime" in modules
     assert not modules & HEAVY
+
+
+def test_evaluating_imports_no_heavy_library(
+    nano_bundle: Callable[..., Path], nano_labels: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Ember Finch"
+    folder.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (168, 168, 3), dtype=np.uint8)).save(folder / "a.png")
+    asked = ["eval", str(nano_bundle("int8", nano_labels)), "--data", str(tmp_path), "--protocol", "closed-all"]
+    printed, modules = modules_of_command(*asked, "--json", "--report", str(tmp_path / "report"))
+    assert json.loads(printed)["photographs"] == 1
+    assert "onnxruntime" in modules
+    assert not modules & (HEAVY | {"matplotlib"})

@@ -77,7 +77,7 @@ def _reader(source: Path) -> Callable[[Path, Path], Iterator[LabelledPicture]]:
     if suffix in (".csv", ".tsv"):
         return _from_table
     if suffix == ".jsonl":
-        return _from_records
+        return read_records
     if suffix == ".txt" and (source.parent / "classes.csv").is_file():
         return _from_grocery
     raise DataError(f"{source} is in no known layout; expected {LAYOUTS}")
@@ -126,7 +126,12 @@ def _from_table(source: Path, start: Path) -> Iterator[LabelledPicture]:
             raise DataError(f"{source} is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def _from_records(source: Path, start: Path) -> Iterator[LabelledPicture]:
+def read_records(source: Path, start: Path) -> Iterator[LabelledPicture]:
+    """Fine-R1's evaluation records, with paths from `start`; looks at no photograph.
+
+    Raises:
+        DataError: a line is malformed.
+    """
     with _opened(source) as file:
         try:
             for number, line in enumerate(file, start=1):
