@@ -9,8 +9,8 @@ units of their spread over known pictures:
 - the log-odds that the model writes none of the names, from the sum of their probabilities (the energy of
   Liu et al., 2020, over names).
 
-The numbers were fitted by `fgr-edge calibrate-labels` for one mode and the bundle's labels (after a thought the model is
-surer of a name), and lie in the bundle's outliers_direct.npz and outliers_reason.npz, arrays only:
+The numbers were fitted by `fgr-edge calibrate-labels` for the bundle's labels and one mode (after a thought the model
+is surer of a name), and lie in the bundle's outliers_direct.npz and outliers_reason.npz, arrays only:
 
     center [F] float32, scale [F] float32       of each channel, over the calibration pictures
     reference [N, F] float16                    those pictures, less center, over scale
@@ -79,7 +79,12 @@ class OutlierDetector:
 
     def __post_init__(self) -> None:
         features = self.center.shape
-        if len(features) != 1 or self.scale.shape != features or self.reference.shape[1:] != features:
+        if (
+            len(features) != 1
+            or not features[0]
+            or self.scale.shape != features
+            or self.reference.shape[1:] != features
+        ):
             raise BundleError(
                 f"the outlier score has center {list(self.center.shape)}, scale {list(self.scale.shape)} and reference "
                 f"{list(self.reference.shape)}, expected [F], [F] and [N, F]; {_ADVICE}"
@@ -102,8 +107,8 @@ class OutlierDetector:
 
         Args:
             features: [F] of the picture.
-            log_probs: [C], of the labels and the mode that it was fitted for; -inf where a best-first search did not go, which
-                makes a picture look stranger by as much probability as was left unseen.
+            log_probs: [C], of the labels and the mode that it was fitted for; -inf where a best-first search did not
+                go, which makes a picture look stranger by as much probability as was left unseen.
 
         Raises:
             BundleError: the features are of another length.
