@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.decoder import Decoder
-from fgr_edge.runtime.label_scores import BEST_FIRST_NODES, Weighting, chunk_nodes, score_all, score_best
+from fgr_edge.runtime.label_scores import BEST_FIRST_NODES, Weighting, chunk_nodes, chunk_room, score_all, score_best
 from fgr_edge.runtime.labels import LabelSet, compile_forms
 from fgr_edge.runtime.tree_calls import Gather, TreeCalls
 from fgr_edge.runtime.trie import Ints, LabelTrie
@@ -114,7 +114,8 @@ class LabelScorer:
     def branches(self) -> int:
         """Cache slots that scoring needs beyond the text, with tree attention."""
         spec = self._decoder.spec
-        return max(BEST_FIRST_NODES, chunk_nodes(spec.vocab), self.longest + 1) if spec.tree_attention else 0
+        room = chunk_room(chunk_nodes(spec.vocab), self.longest)
+        return max(BEST_FIRST_NODES, room) if spec.tree_attention else 0
 
     @property
     def longest(self) -> int:
@@ -145,8 +146,9 @@ class LabelScorer:
         return ClassScores(weighting.class_log_probs(found.log_probs), found.rest, found.nodes)
 
     def _all(self, compiled: _Compiled, logits: Logits) -> ClassScores:
-        chunk = max(chunk_nodes(self._decoder.spec.vocab), compiled.longest + 1)
-        with TreeCalls(self._decoder, self._gather, compiled.trie, chunk) as calls:
+        chunk = chunk_nodes(self._decoder.spec.vocab)
+        room = chunk_room(chunk, compiled.longest)
+        with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
             forms = score_all(compiled.trie, logits, calls, chunk)
         classes = np.full(len(self.labels), -np.inf)
         np.logaddexp.at(classes, compiled.class_of, forms)

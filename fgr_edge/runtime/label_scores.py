@@ -5,7 +5,8 @@ log-probability of all its tokens, closing token included, each over the whole v
 label after another would give. Knows tokens; not text, not pictures, not calibration.
 
 `score_all` visits every inner node, in chunks of consecutive preorder nodes; the ancestors of a chunk's first node are
-computed again with it, so that nothing is kept between chunks and memory does not grow with the number of labels.
+computed again with it, so that nothing is kept between chunks and memory does not grow with the number of labels. One
+long name must not make every chunk small: half of a chunk at least is new.
 
 `score_best` visits the nodes that can still matter. What has not been visited below a node has at most the node's own
 probability in all, because the children of a node share it: that bounds what is left, without a look at it.
@@ -41,6 +42,11 @@ def chunk_nodes(vocab: int) -> int:
     return max(16, min(MAX_CHUNK, CHUNK_LOGITS_BYTES // (4 * vocab)))
 
 
+def chunk_room(chunk: int, deepest: int) -> int:
+    """Nodes that `score_all` asks for at once, ancestors included."""
+    return max(chunk, chunk // 2 + deepest)
+
+
 def log_normalizers(logits: Logits) -> Floats:
     """Log of the sum of exponentials of each row: [R, V] -> [R] float64.
 
@@ -52,7 +58,8 @@ def log_normalizers(logits: Logits) -> Floats:
     for start in range(0, len(logits), rows):
         part = logits[start : start + rows]
         top = part.max(axis=1)
-        shifted = part - top[:, None]
+        with np.errstate(invalid="ignore"):  # infinities are found below
+            shifted = part - top[:, None]
         np.exp(shifted, out=shifted)
         found[start : start + rows] = top + np.log(shifted.sum(axis=1, dtype=np.float64))
     if not np.isfinite(found).all():
@@ -64,7 +71,11 @@ def log_normalizers(logits: Logits) -> Floats:
 
 
 def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int) -> Floats:
-    """Log-probability [F] of every form; the decoder's cache is left as it was."""
+    """Log-probability [F] of every form; the decoder's cache is left as it was.
+
+    Args:
+        chunk: nodes of one call; `calls` need room for `chunk_room` of it.
+    """
     edges = np.zeros(len(trie))
     _set_edges(trie, edges, [0], root_logits[None])
     for nodes, again in _chunks(trie, chunk):
@@ -80,7 +91,7 @@ def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int
 def _chunks(trie: LabelTrie, chunk: int) -> Iterator[tuple[list[int], int]]:
     """Inner nodes in runs of about equal length, after the ancestors of the first that were in an earlier run."""
     inner = trie.inner
-    runs = -(-len(inner) // max(1, chunk - int(trie.depths.max())))
+    runs = -(-len(inner) // max(1, chunk // 2, chunk - int(trie.depths.max())))
     for run in np.array_split(inner, runs) if runs else ():
         ancestors = trie.path(int(run[0]))[:-1]
         yield [*ancestors, *run.tolist()], len(ancestors)
@@ -187,12 +198,16 @@ class _Search:
         known = weighting.class_log_probs(self.log_probs) - weighting.bias
         left, forms = self._left()
         self.rest = _rest_share(known, left, forms, weighting.temperature)
-        if self.rest > self._tolerance:
-            return False
-        # The last of the first classes must beat what any class after it could still become.
-        ordered = np.sort(known)[::-1]
-        after = ordered[self._top_k] if self._top_k < len(ordered) else -np.inf
-        return bool(ordered[self._top_k - 1] >= np.logaddexp(after, _log_sum(left)))
+        return self.rest <= self._tolerance and self._is_ordered(known, _log_sum(left))
+
+    def _is_ordered(self, known: Floats, left: float) -> bool:
+        """Whether each of the first classes beats what any class after it could still become."""
+        growing = np.zeros(len(known), np.bool_)  # classes with forms that were not visited
+        growing[self._weighting.class_of[np.isneginf(self.log_probs)]] = True
+        order = np.argsort(-known, kind="stable")
+        largest = np.where(growing, np.logaddexp(known, left), known)[order]
+        after = np.append(np.maximum.accumulate(largest[::-1])[::-1], -np.inf)[1:]
+        return bool((known[order] >= after)[: self._top_k].all())
 
     def _left(self) -> tuple[Floats, Ints]:
         """Log of what each frontier node can still give, bias taken off at its most favourable; the forms below it."""
