@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.calibrate.confidence import FOLDS, folds_of
-from fgr_edge.calibrate.thresholds import ABSTAINED, Decisions, Options, Thresholds, decide, fit_thresholds
+from fgr_edge.calibrate.thresholds import ABSTAINED, Decisions, Options, decide, fit_threshold
 from fgr_edge.evaluate.length_bias import LengthBias, length_bias
 from fgr_edge.evaluate.metrics import (
     brier_score,
@@ -118,13 +118,13 @@ def measure(
 
 
 def decided_out_of_fold(options: Options, classes: Ints, risk: float, delta: float, seed: int = 0) -> Decisions:
-    """Decisions on each fold by the thresholds of the others."""
+    """Decisions on each fold by the threshold of the others."""
     folds = folds_of(classes, seed)
     level = np.full(len(classes), ABSTAINED, np.int64)
     correct = np.zeros(len(classes), bool)
     for fold in range(FOLDS):
         out = folds == fold
-        found = decide(options.rows(out), fit_thresholds(options.rows(~out), risk, delta))
+        found = decide(options.rows(out), fit_threshold(options.rows(~out), risk, delta))
         level[out], correct[out] = found.level, found.correct
     return Decisions(level, correct)
 
@@ -146,18 +146,16 @@ def answering(decisions: Decisions) -> Answering:
 
 
 def notes_on(
-    thresholds: Thresholds, labels: LabelSet, missing: Sequence[str], photographs: int, risk: float, delta: float
+    threshold: float | None, labels: LabelSet, missing: Sequence[str], photographs: int, risk: float, delta: float
 ) -> list[str]:
     """What a user must know of this calibration, in sentences."""
     notes = []
-    if thresholds.accept is None:
+    if threshold is None:
         notes.append(
             f"No threshold keeps the share of wrong answers below {risk:.3g} with confidence {1 - delta:.3g} on these "
-            f"{photographs} photographs: no class is answered. Calibrate with more photographs, or allow a higher "
+            f"{photographs} photographs: nothing is answered. Calibrate with more photographs, or allow a higher "
             "--risk."
         )
-    if labels.groups and thresholds.accept_parent is None:
-        notes.append("No threshold keeps the risk for the levels above the classes: none of them is answered.")
     if missing:
         names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         notes.append(

@@ -42,13 +42,11 @@ def heading(mode: ModeReport) -> str:
 
 def rule(mode: ModeReport) -> str:
     """What was stored."""
-    accept, parent = mode["accept_probability"], mode["accept_parent_probability"]
-    classes = "not answered" if accept is None else f"answered from p = {accept:.3f}"
-    levels = "not answered" if parent is None else f"answered from p = {parent:.3f}"
+    threshold = mode["threshold"]
     return (
         f"temperature {mode['temperature']:.3f}, prior correction {mode['prior_strength']:g}; at most "
         f"{100 * mode['risk']:.3g} % of the answers wrong, with confidence {100 * (1 - mode['delta']):.3g} %: "
-        f"classes {classes}, levels above {levels}"
+        + ("nothing is answered" if threshold is None else f"answers from p = {threshold:.3f}")
     )
 
 

@@ -1,8 +1,8 @@
 """Calibrates a bundle on labelled photographs: scores them, fits, and stores the result in the bundle.
 
-In: a bundle, photographs with their classes. Out: confidence.json in the bundle, and one document for each mode. The
-caller brings the progress bar and prints. Labels from a file become the bundle's own: a bundle's calibration is always
-of its own labels.
+In: a bundle, photographs with their classes. Out: confidence.json and outliers_<mode>.npz in the bundle, and one
+document for each mode. The caller brings the progress bar and prints. Labels from a file become the bundle's own: a
+bundle's calibration is always of its own labels.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ import numpy.typing as npt
 
 from fgr_edge.calibrate.confidence import Calibration, fit_calibration, out_of_fold
 from fgr_edge.calibrate.confidence_report import Measured, measure, notes_on
+from fgr_edge.calibrate.outliers import fit_outliers
 from fgr_edge.calibrate.scoring import Scored, check_classes, score_pictures
 from fgr_edge.calibrate.temperature import softmax
-from fgr_edge.calibrate.thresholds import Options, Thresholds, fit_thresholds, options_of
+from fgr_edge.calibrate.thresholds import Options, fit_threshold, options_of
 from fgr_edge.data.labelled import read_labelled
 from fgr_edge.errors import ConfigError, OutputExistsError
 from fgr_edge.evaluate.evaluation import Skipped, class_indices
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, Bundle, sha256_of
 from fgr_edge.runtime.bundle_amendment import BundleAmendment
-from fgr_edge.runtime.confidence import CONFIDENCE, SCHEMA_VERSION
+from fgr_edge.runtime.confidence import CONFIDENCE, MODES, SCHEMA_VERSION
 from fgr_edge.runtime.label_scorer import compile_frames
 from fgr_edge.runtime.labels import LabelSet, read_labels
+from fgr_edge.runtime.outliers import OutlierDetector, outliers_file
 from fgr_edge.runtime.prompt import Mode, PromptBuilder, PromptSpec
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.specs import read_spec
@@ -90,8 +92,7 @@ class ModeReport(TypedDict):
     delta: float
     temperature: float
     prior_strength: float
-    accept_probability: float | None
-    accept_parent_probability: float | None
+    threshold: float | None
     before: Measured
     after: Measured
     notes: list[str]
@@ -111,7 +112,8 @@ class FittedMode:
     """What is stored of a mode, and what is told of it."""
 
     calibration: Calibration
-    thresholds: Thresholds
+    threshold: float | None
+    outliers: OutlierDetector
     report: ModeReport
 
 
@@ -141,9 +143,7 @@ def calibrate_labels(config: CalibrationConfig, progress: ProgressBar) -> Report
     for one in fitted:
         for note in one.report["notes"]:
             log.warning("%s mode: %s", one.report["mode"], note)
-    modes = kept | {str(one.report["mode"]): stored_mode(one, labels) for one in fitted}
-    document = {"schema_version": SCHEMA_VERSION, "labels_sha256": labels.sha256, "modes": modes}
-    _store(bundle, labels, document, prompts)
+    _store(bundle, labels, kept, fitted, prompts)
     return {
         "bundle": str(config.bundle),
         "data": str(config.data),
@@ -161,7 +161,7 @@ def fit_mode(
     left_out = out_of_fold(log_probs, classes)
     plain = softmax(log_probs)
     options = options_of(left_out, classes, labels)
-    thresholds = fit_thresholds(options, config.risk, config.delta)
+    threshold = fit_threshold(options, config.risk, config.delta)
 
     def measured(probabilities: Floats, possible: Options) -> Measured:
         return measure(probabilities, classes, possible, lengths, risk=config.risk, delta=config.delta)
@@ -175,13 +175,13 @@ def fit_mode(
         "delta": config.delta,
         "temperature": calibration.temperature,
         "prior_strength": calibration.strength,
-        "accept_probability": thresholds.accept,
-        "accept_parent_probability": thresholds.accept_parent,
+        "threshold": threshold,
         "before": measured(plain, options_of(plain, classes, labels)),
         "after": measured(left_out, options),
-        "notes": notes_on(thresholds, labels, missing, len(classes), config.risk, config.delta),
+        "notes": notes_on(threshold, labels, missing, len(classes), config.risk, config.delta),
     }
-    return FittedMode(calibration, thresholds, report)
+    outliers = fit_outliers(scored.features, classes, log_probs)
+    return FittedMode(calibration, threshold, outliers, report)
 
 
 def stored_mode(fitted: FittedMode, labels: LabelSet) -> dict[str, Any]:
@@ -192,12 +192,12 @@ def stored_mode(fitted: FittedMode, labels: LabelSet) -> dict[str, Any]:
     return {
         "temperature": fitted.calibration.temperature,
         "bias": {name: float(value) for name, value in bias if value != 0},
-        "accept_probability": fitted.thresholds.accept,
-        "accept_parent_probability": fitted.thresholds.accept_parent,
+        "accept_probability": fitted.threshold,
+        "accept_parent_probability": fitted.threshold if labels.groups else None,
         "risk": report["risk"],
         "risk_confidence": 1 - report["delta"],
         "photographs": report["photographs"],
-        "outlier_threshold": None,
+        "outlier_threshold": fitted.outliers.threshold,
         "notes": report["notes"],
         "measured": {
             when: {name: report[when][name] for name in figures}  # type: ignore[literal-required]
@@ -237,10 +237,19 @@ def _kept_modes(bundle: Bundle, labels: LabelSet, config: CalibrationConfig) -> 
     return kept
 
 
-def _store(bundle: Bundle, labels: LabelSet, document: dict[str, Any], prompts: PromptBuilder) -> None:
+def _store(
+    bundle: Bundle, labels: LabelSet, kept: dict[str, Any], fitted: Sequence[FittedMode], prompts: PromptBuilder
+) -> None:
+    modes = kept | {str(one.report["mode"]): stored_mode(one, labels) for one in fitted}
+    document = {"schema_version": SCHEMA_VERSION, "labels_sha256": labels.sha256, "modes": modes}
     stored = bundle.labels()
     with BundleAmendment(bundle.path) as amendment:
         amendment.write_json(CONFIDENCE, document)
+        for one in fitted:
+            np.savez(amendment.path(outliers_file(one.report["mode"])), **one.outliers.arrays())  # type: ignore[arg-type]
+        for mode in MODES:
+            if mode not in modes:
+                amendment.remove(outliers_file(mode))  # of labels that the bundle had before
         if stored is None or stored.labels.sha256 != labels.sha256:
             closing = bundle.manifest["generation"]["eos_token_ids"][0]
             compiled = StoredLabels(labels, compile_frames(labels, prompts.encode_text, closing))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.calibrate.confidence import FOLDS, LEAST_PER_FOLD
+from fgr_edge.calibrate.outliers import MIN_PHOTOGRAPHS
 from fgr_edge.data.labelled import LabelledPicture
 from fgr_edge.errors import DataError, EngineError, ImageError
 from fgr_edge.evaluate.evaluation import NAMED_AT_MOST, SKIPPED_AT_MOST, Skipped
@@ -86,10 +87,11 @@ def check_classes(classes: Ints, labels: LabelSet, *, allow_missing: bool) -> li
     Raises:
         DataError: there are some, and `allow_missing` is not set; or there are too few photographs to fit.
     """
-    if len(classes) < FOLDS * LEAST_PER_FOLD:
+    least = max(FOLDS * LEAST_PER_FOLD, MIN_PHOTOGRAPHS)
+    if len(classes) < least:
         raise DataError(
-            f"{len(classes)} photographs to calibrate with, expected at least {FOLDS * LEAST_PER_FOLD} "
-            f"({LEAST_PER_FOLD} in each of {FOLDS} folds), and better some hundreds; add photographs"
+            f"{len(classes)} photographs to calibrate with, expected at least {least}, and better some hundreds; add "
+            "photographs"
         )
     seen = set(classes.tolist())
     missing = [name for index, name in enumerate(labels.names) if index not in seen]

@@ -1,7 +1,9 @@
-"""Thresholds on calibrated probabilities that keep the share of wrong answers below a stated risk.
+"""The threshold on calibrated probabilities that keeps the share of wrong answers below a stated risk.
 
 In: probabilities [N, C] of photographs that were not used to fit them, the right classes [N], the labels. Out: the
-lowest threshold for classes, and the lowest for the levels above them, whose risk is bounded; None where none is.
+lowest threshold whose risk is bounded; None where none is. It is one for classes and the levels above them: a
+photograph is answered by the nearest level at least so probable (as Deng et al., "Hedging your bets", 2012), and the
+risk is that of all answers together. The outlier rule comes on top: what it takes away was not taken away here.
 
 Fixed-sequence testing (Angelopoulos et al., "Learn then Test", 2021, section 5): thresholds fixed beforehand are tested
 from the strictest down, each by the Clopper-Pearson bound at `delta`, and the first failure ends it, so that all tests
@@ -11,7 +13,6 @@ over without a test: that looks at counts alone, and is sound where the risk doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,14 +30,6 @@ Bools = npt.NDArray[np.bool_]
 # Even steps of log-odds: calibrated probabilities crowd near 1, where even steps of probability would be too coarse.
 GRID = tuple(float(1 / (1 + np.exp(-odds))) for odds in np.arange(10.0, -10.05, -0.1))
 ABSTAINED = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """None: no threshold keeps the risk, so nothing is answered at that level."""
-
-    accept: float | None
-    accept_parent: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,66 +70,34 @@ def options_of(probabilities: Floats, classes: Ints, labels: LabelSet) -> Option
     return Options(probability, correct)
 
 
-def decide(options: Options, thresholds: Thresholds) -> Decisions:
-    """The rule of `Confidence.decide`, for many photographs at once."""
-    count, width = options.probability.shape
-    limits = np.full(width, np.inf if thresholds.accept_parent is None else thresholds.accept_parent)
-    limits[0] = np.inf if thresholds.accept is None else thresholds.accept
-    accepted = options.probability >= limits
+def decide(options: Options, threshold: float | None) -> Decisions:
+    """The rule of `Confidence.decide` with one threshold for every level, for many photographs at once."""
+    accepted = options.probability >= (np.inf if threshold is None else threshold)
     level = np.where(accepted.any(axis=1), accepted.argmax(axis=1), ABSTAINED)
-    return Decisions(level, options.correct[np.arange(count), level] & (level != ABSTAINED))
+    return Decisions(level, options.correct[np.arange(len(level)), level] & (level != ABSTAINED))
 
 
-def fit_thresholds(options: Options, risk: float, delta: float) -> Thresholds:
-    """Thresholds for classes and for the levels above, each of which keeps `risk` with probability 1 - `delta`.
-
-    The risk of the levels above is that of the photographs whose class is not sure enough, which alone come to them.
-    """
-    top, right = options.probability[:, 0], options.correct[:, 0]
-    accept = lowest_threshold(lambda limit: _count(top >= limit, right), len(top), risk, delta)
-    unsure = options.rows(top < (np.inf if accept is None else accept))
-    if options.probability.shape[1] == 1 or not len(unsure.probability):
-        return Thresholds(accept, None)
-
-    def parents(limit: float) -> tuple[int, int]:
-        found = decide(unsure, Thresholds(None, limit))
-        return _count(found.level != ABSTAINED, found.correct)
-
-    return Thresholds(accept, lowest_threshold(parents, len(unsure.probability), risk, delta))
-
-
-def lowest_threshold(
-    trial: Callable[[float], tuple[int, int]], photographs: int, risk: float, delta: float
-) -> float | None:
+def fit_threshold(options: Options, risk: float, delta: float) -> float | None:
     """The last threshold of `GRID` before the bound on the risk first fails.
 
     Args:
-        trial: for a threshold, how many photographs are answered, and how many of them wrongly.
-        photographs: in all.
+        options: of photographs like those to come, each once.
         risk: share of wrong answers to stay below.
         delta: probability that the result does not.
     """
     start = _photographs_needed(1, risk, delta)
-    if photographs < 2 * start:  # few photographs: begin where not one error is allowed
+    if len(options.probability) < 2 * start:  # few photographs: begin where not one error is allowed
         start = _photographs_needed(0, risk, delta)
     found = None
-    for limit in GRID:
-        answered, wrong = trial(limit)
+    for threshold in GRID:
+        decisions = decide(options, threshold)
+        answered = int((decisions.level != ABSTAINED).sum())
         if answered < start:
             continue
-        if clopper_pearson_upper(wrong, answered, delta) > risk:
+        if clopper_pearson_upper(answered - int(decisions.correct.sum()), answered, delta) > risk:
             break
-        found = limit
+        found = threshold
     return found
-
-
-def outlier_threshold(scores: Floats, kept: float = 0.95) -> float:
-    """The outlier score that a photograph of a known class stays below with probability `kept`.
-
-    The conformal quantile (Vovk et al., 2005): with few photographs it is their largest score.
-    """
-    place = min(len(scores), int(np.ceil(kept * (len(scores) + 1))))
-    return float(np.sort(scores)[place - 1])
 
 
 @lru_cache
@@ -146,7 +107,3 @@ def _photographs_needed(errors: int, risk: float, delta: float) -> int:
     while clopper_pearson_upper(errors, count, delta) > risk:
         count += 1
     return count
-
-
-def _count(answered: Bools, correct: Bools) -> tuple[int, int]:
-    return int(answered.sum()), int((answered & ~correct).sum())

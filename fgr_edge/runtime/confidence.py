@@ -61,9 +61,9 @@ class Confidence:
         bias: [C] subtracted from the log-probabilities: the log of how much too often a class was named.
         accept_probability: a class at least so probable is answered; None: no threshold reached the risk, none is.
         accept_parent_probability: the same for levels above classes.
-        risk: largest share of wrong answers among the classes answered, and among the levels above answered, that the
-            thresholds were fitted to. 1 for thresholds that bound nothing.
-        risk_confidence: probability that the fit kept each of them.
+        risk: largest share of wrong answers among all answers that the thresholds were fitted to; 1 where they bound
+            nothing.
+        risk_confidence: probability that the fit kept it.
         photographs: that it was fitted on.
         outlier_threshold: an outlier score above it is of none of the classes; None: not fitted.
 
