@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -20,6 +22,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from fgr_edge.export.architectures import family_of
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
@@ -122,6 +125,32 @@ def reference(model: Any, grid: tuple[int, int], *, before: int = 5, after: int 
             **inputs, max_new_tokens=64, min_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0
         )[0, len(ids) :]
     return Reference(ids, grid, pixels, embeds.numpy(), logits.numpy(), greedy.tolist())
+
+
+def with_qwen_vocabulary(folder: Path, tokenizer_json: Path, seed: int = 0) -> tuple[Path, Any]:
+    """A random Qwen2.5-VL of width 32 with the whole Qwen vocabulary, saved; returns its folder and the model."""
+    config = Qwen2_5_VLConfig(
+        text_config=dict(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            vocab_size=151936, max_position_embeddings=2048,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 3, 3]),
+            tie_word_embeddings=True, bos_token_id=None, eos_token_id=151645, pad_token_id=151643,
+        ),
+        vision_config=dict(
+            depth=2, hidden_size=48, intermediate_size=84, num_heads=3, patch_size=14, window_size=112,
+            out_hidden_size=32, fullatt_block_indexes=[1],
+        ),
+        tie_word_embeddings=True, image_token_id=151655, vision_start_token_id=151652, vision_end_token_id=151653,
+    )  # fmt: skip
+    model = _random(Qwen2_5_VLForConditionalGeneration, config, seed)
+    with torch.no_grad():  # so that some names are likelier than others by more than rounding
+        model.model.language_model.embed_tokens.weight.mul_(2.0)
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(tokenizer_json), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    image_processor(model).save_pretrained(folder)
+    return folder, model
 
 
 SPECIAL = (
@@ -252,6 +281,40 @@ def greedy(recognizer: Recognizer, logits: np.ndarray, count: int = 64) -> list[
     return tokens
 
 
+def drawing(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise over a gradient, in colour."""
+    noise = np.random.default_rng(seed).integers(0, 120, (height, width, 3))
+    ramp = np.linspace(0, 135, width)[None, :, None] * [1.0, 0.6, 0.2]
+    return Image.fromarray((noise + ramp).astype(np.uint8))
+
+
+def asked(recognizer: Recognizer, mode: str = "direct", question: str | None = None) -> str:
+    """The user message of a recognition."""
+    spec = recognizer._prompts.spec
+    wording = spec.direct if mode == "direct" else spec.reason
+    return wording.replace("{question}", spec.question if question is None else question)
+
+
+def reference_of(checkpoint: Path, model: Any) -> HuggingFace:
+    """transformers on the checkpoint, with the chat template that export takes where it brings none."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    template = None if (checkpoint / "chat_template.jinja").is_file() else family_of(config).chat_template
+    return HuggingFace(checkpoint, model, template)
+
+
+def recorded(recognizer: Recognizer) -> list[int]:
+    """A list that every token fed to the decoder as text is added to."""
+    fed: list[int] = []
+    inner = recognizer._extend
+
+    def extend(tokens: Any) -> Any:
+        fed.extend(tokens)
+        return inner(tokens)
+
+    recognizer._extend = extend  # type: ignore[method-assign]
+    return fed
+
+
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference over largest magnitude: the measure of DESIGN.md's numbers."""
     assert found.shape == expected.shape
@@ -310,6 +373,24 @@ class HuggingFace:
         with torch.inference_mode():
             logits: np.ndarray = self.model(**inputs).logits[0].numpy()
         return logits
+
+    def log_probs(self, inputs: dict[str, torch.Tensor], sequences: list[list[int]], batch: int = 32) -> np.ndarray:
+        """Log-probability [F] of each sequence after the prompt, teacher-forced, several at a time."""
+        found = []
+        for start in range(0, len(sequences), batch):
+            part = sequences[start : start + batch]
+            longest = max(map(len, part))
+            padded = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in part])
+            prompt = {k: v.repeat(len(part), *[1] * (v.ndim - 1)) for k, v in inputs.items()}
+            more = {"input_ids": padded, "attention_mask": torch.ones_like(padded)}
+            more["mm_token_type_ids"] = torch.zeros_like(padded, dtype=torch.int32)
+            joined = {k: torch.cat([v, more[k]], dim=1) if k in more else v for k, v in prompt.items()}
+            with torch.inference_mode():
+                logits = self.model(**joined, logits_to_keep=longest + 1).logits[:, :-1]
+                chosen = logits.gather(-1, padded[..., None])[..., 0].double()
+                steps = chosen - logits.double().logsumexp(-1)
+            found += [float(row[: len(ids)].sum()) for row, ids in zip(steps, part, strict=True)]
+        return np.array(found)
 
     def greedy(self, inputs: dict[str, torch.Tensor], count: int = 64) -> list[int]:
         """`count` new tokens, the likeliest each time, stop tokens or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from fgr_edge.errors import EngineError
-from fgr_edge.runtime.decoder import GROWTH, Decoder, DecoderSpec
+from fgr_edge.runtime.decoder import GROWTH, HIDDEN, KEPT_CALLS, Decoder, DecoderSpec
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.rotary import prompt_positions
 
@@ -156,9 +157,9 @@ class CountingSession:
         return run
 
 
-def decoder() -> tuple[Decoder, CountingSession]:
+def decoder(spec: DecoderSpec = SPEC) -> tuple[Decoder, CountingSession]:
     session = CountingSession()
-    return Decoder(session, SPEC), session  # type: ignore[arg-type]
+    return Decoder(session, spec), session  # type: ignore[arg-type]
 
 
 def text(count: int) -> dict[str, Any]:
@@ -213,8 +214,8 @@ def test_many_lengths_do_not_pile_up_calls() -> None:
     for count in range(2, 60):
         d.prefill(**text(count), max_new_tokens=50)
         d.extend(np.zeros((1, 4), np.float32))
-    assert len(d._calls) < 12
-    assert (1, 1) in d._calls
+    assert len(d._calls) <= KEPT_CALLS < 58
+    assert (1, 1, 1) in d._calls
 
 
 def test_a_full_cache_is_an_error_before_the_graph_runs() -> None:
@@ -244,3 +245,47 @@ def test_rotary_tables_follow_the_picture_then_count_up() -> None:
     np.testing.assert_array_equal(cos[:16], prompt)
     assert positions.max() == 11 and d.next_position == 12
     np.testing.assert_array_equal(cos[16:24], d._angles.run(12, 8)[0])
+
+
+# Trees
+
+TREE_SPEC = dataclasses.replace(SPEC, tree_attention=True)
+
+
+def test_a_tree_tells_the_graph_what_each_token_sees_and_where_it_stands() -> None:
+    d, session = decoder(TREE_SPEC)
+    d.prefill(**text(10), max_new_tokens=5, branches=20)
+    inputs = session.bound[-1][0]
+    assert inputs["table_rows"].array.tolist() == [list(range(10))]
+    assert (inputs["tree_mask"].array.shape, inputs["masked_from"].array.tolist()) == ((1, 1, 10, 1), [9])
+    assert not inputs["tree_mask"].array.any(), "text sees all before it"
+    mask = np.zeros((3, 4), np.float32)
+    mask[1, 2] = mask[2, 2] = HIDDEN
+    found = d.branch(np.ones((3, 4), np.float32), np.array([0, 2]), np.array([10, 10, 11]), mask)
+    assert found[:, :2].tolist() == [[13, 0], [13, 2]]
+    inputs = session.bound[-1][0]
+    assert inputs["table_rows"].array.tolist() == [[10, 10, 11]]
+    assert (inputs["masked_from"].array.tolist(), d.length) == ([9], 13)
+    np.testing.assert_array_equal(inputs["tree_mask"].array[0, 0], mask)
+    d.rewind(10)
+    d.extend(np.zeros((1, 4), np.float32))
+    inputs = session.bound[-1][0]
+    assert inputs["table_rows"].array.tolist() == [[10]] and not inputs["tree_mask"].array.any()
+
+
+def test_room_for_branches_is_beyond_the_models_positions() -> None:
+    d, _ = decoder(TREE_SPEC)
+    d.prefill(**text(990), max_new_tokens=10, branches=500)
+    assert d.capacity >= 1500
+    d.branch(np.zeros((510, 4), np.float32), np.array([0]), np.full(510, 990), np.zeros((510, 512), np.float32))
+    with pytest.raises(EngineError, match="tokens asked for"):
+        d.prefill(**text(990), max_new_tokens=11, branches=500)
+
+
+def test_a_graph_without_tree_attention_refuses_trees() -> None:
+    d, session = decoder()
+    d.prefill(**text(10), max_new_tokens=5)
+    assert not {"table_rows", "tree_mask", "masked_from"} & set(session.bound[-1][0])
+    with pytest.raises(EngineError, match=r"no tree attention .* export the bundle again for cpu"):
+        d.branch(np.zeros((1, 4), np.float32), np.array([0]), np.array([10]), np.zeros((1, 1), np.float32))
+    assert d.length == 10

@@ -14,16 +14,17 @@ import pytest
 from PIL import Image
 
 from fgr_edge.errors import ConfigError, EngineError, LabelError
-from fgr_edge.export.architectures import family_of
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.runtime.image import load_image, preprocess
+from fgr_edge.runtime.label_scorer import REST_TOLERANCE
+from fgr_edge.runtime.labels import Label, LabelSet
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.sampling import SamplingConfig
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.tiny import HuggingFace, TinyModels, greedy, relative  # noqa: E402
+from tests.tiny import HuggingFace, TinyModels, asked, drawing, greedy, recorded, reference_of, relative  # noqa: E402
 
 if TYPE_CHECKING:
     from fgr_edge.runtime.prompt import Mode
@@ -32,13 +33,6 @@ LOGITS = 1e-3
 LOG_PROBABILITY = 1e-3
 SHAPES = ["qwen2.5", "qwen2.5-untied", "qwen3"]
 LABELS = ["Royal", "Royal Gala", "Pink Lady", "Käse"]
-
-
-def drawing(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Noise over a gradient, in colour."""
-    noise = np.random.default_rng(seed).integers(0, 120, (height, width, 3))
-    ramp = np.linspace(0, 135, width)[None, :, None] * [1.0, 0.6, 0.2]
-    return Image.fromarray((noise + ramp).astype(np.uint8))
 
 
 def some_photographs(root: Path, count: int) -> list[Path]:
@@ -50,23 +44,11 @@ def opened(models: TinyModels, shape: str, labels: Any = None) -> Recognizer:
     return Recognizer(models.bundle(shape), labels, threads=1)
 
 
-def reference_of(checkpoint: Path, model: Any) -> HuggingFace:
-    config = json.loads((checkpoint / "config.json").read_text())
-    template = None if (checkpoint / "chat_template.jinja").is_file() else family_of(config).chat_template
-    return HuggingFace(checkpoint, model, template)
-
-
 def start(recognizer: Recognizer, picture: Image.Image, mode: Mode, question: str | None = None) -> np.ndarray:
     """Logits [V] after the prompt, each stage run as the recognizer runs it."""
     seen = recognizer._vision.encode(preprocess(load_image(picture), recognizer._image_config))
     prompt = recognizer._prompts.build(question, mode, len(seen.tokens))
     return recognizer._prefill(prompt, seen, 80)
-
-
-def asked(recognizer: Recognizer, mode: Mode, question: str | None = None) -> str:
-    spec = recognizer._prompts.spec
-    wording = spec.direct if mode == "direct" else spec.reason
-    return wording.replace("{question}", spec.question if question is None else question)
 
 
 def assert_whole_path_equals(recognizer: Recognizer, reference: HuggingFace, picture: Image.Image, mode: Mode) -> None:
@@ -77,22 +59,6 @@ def assert_whole_path_equals(recognizer: Recognizer, reference: HuggingFace, pic
     logits = start(recognizer, picture, mode)
     assert relative(logits, reference.logits(inputs)[-1]) < LOGITS
     assert greedy(recognizer, logits) == reference.greedy(inputs)
-
-
-def label_log_probability(recognizer: Recognizer, logits: np.ndarray, label: str, stop: int) -> float:
-    """Of the label's tokens and the stop token, over the whole vocabulary."""
-    total = 0.0
-    for token in [*recognizer._prompts.encode_text(label), stop]:
-        row = logits.astype(np.float64)
-        total += row[token] - row.max() - np.log(np.exp(row - row.max()).sum())
-        logits = recognizer._extend([token])
-    return total
-
-
-def teacher_forced(reference: HuggingFace, inputs: dict[str, Any], label: str, stop: int) -> float:
-    tokens = [*reference.tokenizer(label)["input_ids"], stop]
-    rows = torch.from_numpy(reference.logits(inputs, tokens)[-len(tokens) - 1 : -1]).double().log_softmax(-1)
-    return float(rows[torch.arange(len(tokens)), torch.tensor(tokens)].sum())
 
 
 # Equal to transformers
@@ -116,34 +82,26 @@ def test_the_whole_path_equals_transformers_on_photographs(
         assert_whole_path_equals(recognizer, reference, Image.open(path), "direct")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_label_log_probabilities_equal_teacher_forcing(tiny_models: TinyModels, shape: str) -> None:
-    reference = reference_of(tiny_models.checkpoint(shape), tiny_models.model(shape))
-    recognizer = opened(tiny_models, shape)
-    picture = drawing(200, 150)
-    inputs = reference.inputs(picture, asked(recognizer, "direct"))
-    for label in LABELS:
-        ours = label_log_probability(recognizer, start(recognizer, picture, "direct"), label, 2)
-        assert ours == pytest.approx(teacher_forced(reference, inputs, label, 2), abs=LOG_PROBABILITY)
-
-
-def test_a_constrained_answer_has_the_probability_that_transformers_gives_its_path(tiny_models: TinyModels) -> None:
+@pytest.mark.parametrize("mode", ["direct", "reason"])
+def test_an_answer_is_the_likeliest_label_with_its_share_among_the_labels(tiny_models: TinyModels, mode: Mode) -> None:
     reference = reference_of(tiny_models.checkpoint("qwen2.5"), tiny_models.model("qwen2.5"))
     recognizer = opened(tiny_models, "qwen2.5", LABELS)
-    picture = drawing(200, 150)
-    found = recognizer(picture)
-    inputs = reference.inputs(picture, asked(recognizer, "direct"))
-    sequences = [[*reference.tokenizer(label)["input_ids"], 2] for label in LABELS]
-    done: list[int] = []
-    probability = 1.0
-    while done not in sequences:
-        allowed = sorted({s[len(done)] for s in sequences if s[: len(done)] == done})
-        shares = torch.from_numpy(reference.logits(inputs, done)[-1][allowed]).double().softmax(-1)
-        probability *= float(shares.max())
-        done.append(allowed[int(shares.argmax())])
-    assert found.label == LABELS[sequences.index(done)]
-    assert found.probability == pytest.approx(probability, rel=1e-3)
-    assert found.top_k == ((found.label, found.probability),) and not found.abstained
+    fed = recorded(recognizer)
+    for seed in range(4):
+        picture = drawing(200, 150, seed)
+        fed.clear()
+        found = recognizer(picture, mode=mode, think_budget=9, top_k=4)
+        inputs = reference.inputs(picture, asked(recognizer, mode))
+        tail = "" if mode == "direct" else "</answer>"
+        closing = [2] if mode == "direct" else []
+        sequences = [[*fed, *reference.tokenizer(name + tail)["input_ids"], *closing] for name in LABELS]
+        log_probs = torch.from_numpy(reference.log_probs(inputs, sequences))
+        shares = log_probs.softmax(-1).numpy()
+        assert found.label == LABELS[shares.argmax()]
+        for (label, share), index in zip(found.top_k, np.argsort(-shares), strict=True):
+            assert label == LABELS[index]
+            assert share - 1e-3 <= shares[index] <= share + found.rest + 1e-3
+        assert found.top_k[0] == (found.label, found.probability)
 
 
 def test_nano_reasons_as_transformers_does(nano_checkpoint: Path, nano_bundle: Callable[..., Path]) -> None:
@@ -161,19 +119,6 @@ def test_nano_reads_photographs_as_transformers_does(
         assert_whole_path_equals(recognizer, reference, Image.open(path), "reason")
 
 
-def test_nano_gives_labels_the_log_probabilities_of_transformers(
-    nano_checkpoint: Path, nano_bundle: Callable[..., Path], nano_labels: Path
-) -> None:
-    reference = reference_of(nano_checkpoint, nano_model(nano_checkpoint))
-    recognizer = Recognizer(nano_bundle("fp32"), nano_labels, threads=1)
-    picture = drawing(250, 170)
-    inputs = reference.inputs(picture, asked(recognizer, "direct"))
-    stop = recognizer.bundle.manifest["generation"]["eos_token_ids"][0]
-    for label in recognizer.labels[:6]:
-        ours = label_log_probability(recognizer, start(recognizer, picture, "direct"), label, stop)
-        assert ours == pytest.approx(teacher_forced(reference, inputs, label, stop), abs=LOG_PROBABILITY)
-
-
 def nano_model(checkpoint: Path) -> Any:
     from transformers import AutoModelForImageTextToText
 
@@ -189,19 +134,6 @@ def with_generation(models: TinyModels, tmp_path: Path, **values: Any) -> Recogn
     (checkpoint / "generation_config.json").write_text(json.dumps(values))
     bundle = export_checkpoint(ExportConfig(checkpoint, tmp_path / "bundle", precision="fp32", quiet=True))
     return Recognizer(bundle, threads=1)
-
-
-def recorded(recognizer: Recognizer) -> list[int]:
-    """A list that every token fed to the decoder is added to."""
-    fed: list[int] = []
-    inner = recognizer._extend
-
-    def extend(tokens: Any) -> Any:
-        fed.extend(tokens)
-        return inner(tokens)
-
-    recognizer._extend = extend  # type: ignore[method-assign]
-    return fed
 
 
 def test_generation_stops_where_transformers_stops(tiny_models: TinyModels, tmp_path: Path) -> None:
@@ -321,10 +253,12 @@ def test_labels_come_from_the_call_a_file_or_the_bundle(tiny_models: TinyModels,
     bundle = export_checkpoint(
         ExportConfig(tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", labels=file, quiet=True)
     )
-    assert Recognizer(bundle).labels == Recognizer(bundle, iter(LABELS)).labels == tuple(LABELS)
-    assert opened(tiny_models, "qwen2.5", file).labels == opened(tiny_models, "qwen2.5", str(file)).labels
-    assert Recognizer(bundle, ["one"]).labels == ("one",)
-    assert opened(tiny_models, "qwen2.5").labels == ()
+    own = Recognizer(bundle).labels
+    assert own is not None and own.names == tuple(LABELS)
+    assert own == Recognizer(bundle, iter(LABELS)).labels == Recognizer(bundle, own).labels
+    assert opened(tiny_models, "qwen2.5", file).labels == opened(tiny_models, "qwen2.5", str(file)).labels == own
+    assert Recognizer(bundle, ["one"]).labels == LabelSet.from_names(["one"])
+    assert opened(tiny_models, "qwen2.5").labels is None
 
 
 @pytest.mark.parametrize(
@@ -380,8 +314,140 @@ def test_a_prediction_is_plain_json_with_its_timings(tiny_models: TinyModels) ->
     document = json.loads(json.dumps(found.to_json()))
     assert document["top_k"] == [{"label": found.label, "probability": found.probability}]
     assert (document["label"], document["mode"], document["reasoning"]) == (found.label, "reason", found.reasoning)
+    expected = {"calibrated": False, "level": 0, "abstained": False, "abstained_because": None, "outlier_score": None}
+    assert {key: document[key] for key in expected} == expected
+    assert 0 <= document["rest"] <= REST_TOLERANCE
     timings = document["timings"]
     assert timings["ttft_ms"] <= timings["total_ms"]
-    stages = sum(timings[f"{stage}_ms"] for stage in ("preprocess", "vision", "prefill", "decode"))
+    stages = sum(timings[f"{stage}_ms"] for stage in ("preprocess", "vision", "prefill", "decode", "labels"))
     assert stages == pytest.approx(timings["total_ms"])
-    assert timings["prompt_tokens"] > 20 and timings["generated_tokens"] > 5
+    assert timings["prompt_tokens"] > 20 and timings["generated_tokens"] == 5 and timings["scored_tokens"] > 5
+
+
+def test_without_labels_the_answer_is_free_and_has_no_level(tiny_models: TinyModels) -> None:
+    recognizer = opened(tiny_models, "qwen2.5")
+    direct = recognizer(drawing(90, 90))
+    assert direct.label is not None and direct.probability is not None
+    assert direct.top_k == ((direct.label, direct.probability),)
+    assert direct.rest == pytest.approx(1 - direct.probability)
+    assert (direct.level, direct.calibrated, direct.timings.scored_tokens) == (None, False, 0)
+    reason = recognizer(drawing(90, 90), mode="reason", think_budget=5)
+    assert "</think> <answer>" in reason.text and reason.probability is None
+    assert reason.abstained == (reason.label is None)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4, 9])
+def test_as_many_classes_are_given_as_were_asked_for(tiny_models: TinyModels, top_k: int) -> None:
+    found = opened(tiny_models, "qwen2.5", LABELS)(drawing(90, 90), top_k=top_k)
+    assert len(found.top_k) == min(top_k, len(LABELS))
+    shares = [share for _, share in found.top_k]
+    assert shares == sorted(shares, reverse=True) and sum(shares) <= 1 - found.rest + 1e-9
+
+
+def test_no_first_class_is_no_option(tiny_models: TinyModels) -> None:
+    with pytest.raises(ConfigError, match="top_k is 0, expected at least 1"):
+        opened(tiny_models, "qwen2.5", LABELS)(drawing(90, 90), top_k=0)
+
+
+# Evidence and free text
+
+
+@pytest.mark.parametrize("mode", ["direct", "reason"])
+def test_evidence_holds_what_the_answer_is_made_of(tiny_models: TinyModels, mode: Mode) -> None:
+    rows = (Label("Royal", "Apple"), Label("Royal Gala", "Apple", ("gala", "Gala")), Label("Pink Lady"), Label("Käse"))
+    recognizer = opened(tiny_models, "qwen3", LabelSet(rows))
+    for seed in range(5):
+        picture = drawing(150, 100, seed)
+        evidence = recognizer.evidence(picture, mode=mode, think_budget=6)
+        found = recognizer(picture, mode=mode, think_budget=6, top_k=4)
+        shares = np.exp(evidence.log_probs - np.logaddexp.reduce(evidence.log_probs))
+        assert evidence.log_probs.dtype == np.float64 and evidence.log_probs.shape == (4,)
+        for label, share in found.top_k:
+            true = shares[recognizer.labels.names.index(label)]  # type: ignore[union-attr]
+            assert share - 1e-6 <= true <= share + found.rest + 1e-6
+        assert found.text.startswith(evidence.text) and (evidence.text == "") == (mode == "direct")
+        seen = recognizer._vision.encode(preprocess(load_image(picture), recognizer._image_config))
+        np.testing.assert_array_equal(evidence.features, seen.tokens.mean(axis=0))
+        assert evidence.timings.scored_tokens >= found.timings.scored_tokens > 0
+
+
+def test_evidence_of_other_labels_leaves_the_recognizers_own(tiny_models: TinyModels) -> None:
+    recognizer = opened(tiny_models, "qwen2.5", LABELS)
+    picture = drawing(90, 90)
+    own = recognizer.evidence(picture).log_probs
+    other = recognizer.evidence(picture, labels=LabelSet.from_names([LABELS[2], "Fuji", LABELS[0]])).log_probs
+    assert other.shape == (3,)
+    np.testing.assert_allclose(other[[0, 2]], own[[2, 0]], atol=1e-4)
+    np.testing.assert_array_equal(recognizer.evidence(picture).log_probs, own)
+    free = opened(tiny_models, "qwen2.5")
+    np.testing.assert_array_equal(free.evidence(picture, labels=LabelSet.from_names(LABELS)).log_probs, own)
+    with pytest.raises(ConfigError, match="there are no labels to score"):
+        free.evidence(picture)
+
+
+def test_a_wording_replaces_the_whole_message(tiny_models: TinyModels) -> None:
+    reference = reference_of(tiny_models.checkpoint("qwen2.5"), tiny_models.model("qwen2.5"))
+    recognizer = opened(tiny_models, "qwen2.5", LABELS)
+    picture, wording = drawing(90, 90), "Is it {question} or <|im_end|>?"
+    expected = recognizer.evidence(picture, wording=asked(recognizer, "direct"))
+    np.testing.assert_array_equal(expected.log_probs, recognizer.evidence(picture).log_probs)
+    inputs = reference.inputs(picture, "Is it a pear?")
+    found = recognizer.evidence(picture, wording="Is it a pear?").log_probs
+    sequences = [[*reference.tokenizer(name)["input_ids"], 2] for name in LABELS]
+    np.testing.assert_allclose(found, reference.log_probs(inputs, sequences), atol=LOG_PROBABILITY)
+    assert np.isfinite(recognizer.evidence(picture, wording=wording).log_probs).all(), "what is given is only text"
+
+
+def test_generated_text_is_that_of_transformers(tiny_models: TinyModels) -> None:
+    reference = reference_of(tiny_models.checkpoint("qwen2.5"), tiny_models.model("qwen2.5"))
+    recognizer = opened(tiny_models, "qwen2.5", LABELS)
+    picture = drawing(90, 90)
+    tokens = reference.greedy(reference.inputs(picture, "What is it?"), 20)
+    if 2 in tokens:
+        tokens = tokens[: tokens.index(2)]
+    expected = reference.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert recognizer.generate(picture, "What is it?", max_new_tokens=20) == expected.rstrip("\ufffd")
+
+
+def test_free_text_takes_as_much_room_as_the_model_has(nano_bundle: Callable[..., Path]) -> None:
+    recognizer = Recognizer(nano_bundle("fp32"), threads=1)
+    assert recognizer._decoder.spec.max_positions == 1024
+    assert recognizer.generate(drawing(200, 150), "What bird is this?", max_new_tokens=1024)
+    with pytest.raises(EngineError, match="positions for 1024"):
+        recognizer.generate(drawing(200, 150), "What bird is this? " * 300)
+
+
+# Thinking
+
+
+def test_a_thought_of_a_budget_is_closed_and_scored(tiny_models: TinyModels) -> None:
+    recognizer = opened(tiny_models, "qwen2.5", LABELS)
+    for budget in (1, 6, 40):
+        found = recognizer(drawing(90, 90), mode="reason", think_budget=budget)
+        assert found.timings.generated_tokens <= budget
+        assert found.text.endswith(f"</think> <answer>{found.label}</answer>")
+        assert found.label in LABELS and found.probability is not None
+        assert found.text.startswith(found.reasoning or "")
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("mode", ["direct", "reason"])
+def test_every_label_can_be_chosen(tiny_models: TinyModels, label: str, mode: Mode) -> None:
+    # Against names of fifty letters that the model has no wish to write.
+    others = [f"{i}" * 50 for i in range(3)]
+    found = opened(tiny_models, "qwen2.5", [*others, label])(drawing(90, 90), mode=mode, think_budget=4)
+    assert found.label == label and found.probability is not None and found.probability > 0.9
+
+
+def test_none_of_the_labels_that_the_model_would_write_still_gives_one_of_them(tiny_models: TinyModels) -> None:
+    picture = drawing(200, 150)
+    free = opened(tiny_models, "qwen2.5")(picture).label
+    assert free is not None and free not in LABELS
+    found = opened(tiny_models, "qwen2.5", LABELS)(picture)
+    assert found.label in LABELS and found.text == found.label
+
+
+def test_a_parent_is_answered_by_a_calibration_alone(tiny_models: TinyModels) -> None:
+    labels = LabelSet((Label("Gala", "Apple"), Label("Fuji", "Apple")))
+    found = opened(tiny_models, "qwen2.5", labels)(drawing(90, 90))
+    assert (found.level, found.calibrated, found.label in labels.names) == (0, False, True)
