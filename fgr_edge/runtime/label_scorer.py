@@ -90,6 +90,9 @@ class LabelScorer:
         labels: the classes.
         closing_id: ends a turn.
         compiled: sequences by `Frame.key`, from labels.json.
+
+    Raises:
+        LabelError: two names have the same tokens.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class LabelScorer:
         self._stored = compiled or {}
         self._compiled: dict[Frame, _Compiled] = {}
         self._weightings: dict[tuple[Frame, int], tuple[Confidence, Weighting]] = {}
+        self._compile(DIRECT)  # names that their tokens do not tell apart are found now, not at a picture
 
     @property
     def branches(self) -> int:
