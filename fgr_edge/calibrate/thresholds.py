@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.evaluate.metrics import clopper_pearson_upper
+from fgr_edge.evaluate.metrics import binomial_tail
 from fgr_edge.runtime.confidence import best_groups
 from fgr_edge.runtime.labels import LabelSet
 
@@ -94,16 +94,22 @@ def fit_threshold(options: Options, risk: float, delta: float) -> float | None:
         answered = int((decisions.level != ABSTAINED).sum())
         if answered < start:
             continue
-        if clopper_pearson_upper(answered - int(decisions.correct.sum()), answered, delta) > risk:
+        if not keeps_risk(answered - int(decisions.correct.sum()), answered, risk, delta):
             break
         found = threshold
     return found
+
+
+@lru_cache(maxsize=4096)
+def keeps_risk(errors: int, total: int, risk: float, delta: float) -> bool:
+    """Whether the Clopper-Pearson bound at `delta` is at most `risk`: asked of the tail, without finding the bound."""
+    return binomial_tail(errors, total, risk) <= delta
 
 
 @lru_cache
 def _photographs_needed(errors: int, risk: float, delta: float) -> int:
     """The fewest photographs at which so many errors keep the risk."""
     count = errors + 1
-    while clopper_pearson_upper(errors, count, delta) > risk:
+    while not keeps_risk(errors, count, risk, delta):
         count += 1
     return count

@@ -1,0 +1,86 @@
+"""Temperature and prior correction: what they find again, and that nothing is measured on what it was fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fgr_edge.calibrate.confidence import FOLDS, excess, fit_calibration, fit_with, folds_of, out_of_fold
+from fgr_edge.calibrate.temperature import softmax
+from fgr_edge.errors import DataError, EngineError
+from fgr_edge.evaluate.metrics import expected_calibration_error, negative_log_likelihood
+
+CLASSES = 5
+
+
+def drawn(count: int, shift: np.ndarray, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of a model that is right but for the shift of each class and its temperature."""
+    generator = np.random.default_rng(11)
+    true = generator.normal(size=(count, CLASSES)) * 2
+    classes = (generator.random((count, 1)) > softmax(true).cumsum(axis=1)).sum(axis=1)
+    return true * temperature + shift, classes
+
+
+def test_a_prior_shift_is_found_and_taken_back() -> None:
+    shift = np.array([3.0, 0.0, 0.0, 0.0, -2.0])
+    log_probs, classes = drawn(2000, shift)
+    found = fit_calibration(log_probs, classes)
+    assert found.strength > 0
+    left_out = out_of_fold(log_probs, classes)
+    plain = fit_with(log_probs, classes, 0.0).probabilities(log_probs)
+    assert negative_log_likelihood(left_out, classes) < negative_log_likelihood(plain, classes) - 0.1
+    correct = left_out.argmax(axis=1) == classes
+    assert expected_calibration_error(left_out.max(axis=1), correct) < 0.04
+
+
+def test_where_the_prior_is_right_no_correction_is_chosen_that_hurts() -> None:
+    log_probs, classes = drawn(200, np.zeros(CLASSES), temperature=2.0)
+    found = fit_calibration(log_probs, classes)
+    assert found.temperature == pytest.approx(2.0, rel=0.25)
+    best = negative_log_likelihood(softmax(log_probs / 2.0), classes)
+    assert negative_log_likelihood(out_of_fold(log_probs, classes), classes) < best + 0.03
+
+
+def test_a_model_that_is_right_is_left_alone_though_classes_are_unevenly_photographed() -> None:
+    generator = np.random.default_rng(2)
+    log_probs = generator.normal(size=(4000, CLASSES)) * 2 + np.array([2.0, 0.0, 0.0, 0.0, -1.0])
+    classes = (generator.random((4000, 1)) > softmax(log_probs).cumsum(axis=1)).sum(axis=1)
+    counts = np.bincount(classes)
+    assert counts.max() > 4 * counts.min()
+    assert np.abs(excess(log_probs, classes)).max() < 0.06
+
+
+def test_classes_without_photographs_are_left_as_they_are() -> None:
+    log_probs, classes = drawn(400, np.zeros(CLASSES))
+    seen = classes != 3
+    log_probs = log_probs[seen] + np.array([0, 0, 0, 5.0, 0])
+    found = excess(log_probs, classes[seen])
+    assert found[3] == 0
+    # What goes to the class without photographs is not taken for a lack of the others.
+    assert np.abs(found).max() < 0.3
+
+
+def test_folds_hold_each_class_evenly_and_follow_the_seed() -> None:
+    classes = np.repeat(np.arange(7), 10)
+    folds = folds_of(classes, 0)
+    for number in range(7):
+        assert np.bincount(folds[classes == number], minlength=FOLDS).tolist() == [2] * FOLDS
+    assert (folds == folds_of(classes, 0)).all() and (folds != folds_of(classes, 1)).any()
+
+
+def test_a_photograph_has_no_part_in_its_own_prediction() -> None:
+    generator = np.random.default_rng(4)
+    log_probs, classes = generator.normal(size=(60, 20)), generator.integers(0, 20, 60)  # nothing to learn
+    in_sample = fit_with(log_probs, classes, 1.0).probabilities(log_probs)
+    assert negative_log_likelihood(in_sample, classes) < np.log(20) - 0.1
+    assert negative_log_likelihood(out_of_fold(log_probs, classes), classes) > np.log(20) - 0.02
+
+
+def test_too_few_photographs_and_scores_that_are_no_numbers_are_refused() -> None:
+    log_probs, classes = drawn(12, np.zeros(CLASSES))
+    with pytest.raises(DataError, match=r"9 photographs.*at least 10"):
+        fit_calibration(log_probs[:9], classes[:9])
+    log_probs[3, 1] = np.nan
+    for fit in (fit_calibration, out_of_fold):
+        with pytest.raises(EngineError, match="number 4"):
+            fit(log_probs, classes)
