@@ -1,11 +1,14 @@
-"""What a recognition returns."""
+"""What a recognition returns, whole or as a stream."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fgr_edge.runtime.prompt import Mode
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +74,33 @@ class Prediction:
         document = asdict(self)
         document["top_k"] = [{"label": label, "probability": probability} for label, probability in self.top_k]
         return document
+
+
+class PredictionStream:
+    """Iterates over generated text; `prediction` is there once the text has ended."""
+
+    def __init__(self, pieces: Generator[str, None, Prediction]) -> None:
+        self._pieces = pieces
+        self._prediction: Prediction | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        self._prediction = yield from self._pieces
+
+    @property
+    def prediction(self) -> Prediction:
+        """The finished prediction; generates what has not been iterated over yet."""
+        if self._prediction is None:
+            for _ in self:
+                pass
+        assert self._prediction is not None
+        return self._prediction
+
+
+def result_of(pieces: Generator[str, None, T]) -> T:
+    """What a generator of text returns."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            found: T = end.value
+            return found

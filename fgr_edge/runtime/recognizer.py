@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.errors import ConfigError, LabelError
+from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.confidence import Confidence, read_confidence
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.image import ImageConfig, ImageInput, load_image, preprocess
+from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
-from fgr_edge.runtime.prediction import Prediction, Timings
+from fgr_edge.runtime.prediction import Prediction, PredictionStream, Timings, result_of
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
 from fgr_edge.runtime.rotary import prompt_positions
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
@@ -30,14 +29,11 @@ from fgr_edge.runtime.sessions.onnxruntime import Device, OnnxRuntimeSession
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
-log = logging.getLogger(__name__)
-
 Floats = npt.NDArray[np.float32]
 DIRECT_TOKENS = 64  # generated at most for a name, where no labels bound it
 REASON_TOKENS = 1024  # and for a thought; Fine-R1's own take 540 on average
 NONE_OF_THESE = "none of these"
 
-T = TypeVar("T")
 Score = Callable[[Frame, Floats, Extend], ClassScores]
 
 
@@ -140,8 +136,7 @@ class Recognizer:
         self._scorer: LabelScorer | None = None
         if self.labels is not None:
             self._scorer = self._scorer_of(self.labels, None if stored is None else stored.compiled)
-            self._confidence = _confidence_for(opened, self.labels, own=stored is not None)
-            self._uncalibrated = Confidence.uncalibrated(len(self.labels))
+            self._judge = Judge(opened, self.labels, own=stored is not None)
 
     def __call__(
         self,
@@ -217,7 +212,7 @@ class Recognizer:
         if scorer is None:
             raise ConfigError("there are no labels to score; give some to the Recognizer, or to this call")
         request = _Request(mode, question, think_budget, None, wording)
-        scored = _result(self._score(image, request, scorer, scorer.all))
+        scored = result_of(self._score(image, request, scorer, scorer.all))
         return Evidence(scored.scores.log_probs, _features(scored.context.embeds), scored.text, scored.timings)
 
     def generate(self, image: ImageInput, wording: str, *, max_new_tokens: int = REASON_TOKENS) -> str:
@@ -230,25 +225,19 @@ class Recognizer:
             ImageError: the picture cannot be used.
         """
         context = self._read(image, _Request(wording=wording, max_new_tokens=max_new_tokens))
-        return _result(self._answers.reason(context.logits, self._extend, context.sampler, context.room)).text
+        return result_of(self._answers.reason(context.logits, self._extend, context.sampler, context.room)).text
 
     def _name(
         self, image: ImageInput, request: _Request, scorer: LabelScorer, top_k: int
     ) -> Generator[str, None, Prediction]:
         """Think if asked to, score the labels, decide."""
-        confidence = self._confidence.get(request.mode)
-        calibrated = confidence is not None
-        if confidence is None:
-            confidence = self._uncalibrated
+        confidence = self._judge.confidence(request.mode)
 
         def best(frame: Frame, logits: Floats, extend: Extend) -> ClassScores:
             return scorer.best(frame, logits, extend, confidence, top_k=top_k)
 
         scored = yield from self._score(image, request, scorer, best)
-        # What was not visited counts as one more class, at its largest.
-        shares = confidence.probabilities(scored.scores.log_probs) * (1 - scored.scores.rest)
-        strangeness: float | None = None
-        decision = confidence.decide(shares, scorer.labels, strangeness)
+        decision, shares, strange = self._judge.judge(request.mode, scored.scores, _features(scored.context.embeds))
         piece = scored.frame.lead + (decision.label or NONE_OF_THESE) + scored.frame.tail
         yield piece
         order = np.argsort(-shares, kind="stable")[:top_k]
@@ -257,11 +246,11 @@ class Recognizer:
             probability=decision.probability,
             top_k=tuple((scorer.labels.names[i], float(shares[i])) for i in order),
             rest=scored.scores.rest,
-            calibrated=calibrated,
+            calibrated=self._judge.calibrated(request.mode),
             level=decision.level,
             abstained=decision.label is None,
             abstained_because=decision.abstained_because,
-            outlier_score=strangeness,
+            outlier_score=strange,
             reasoning=reasoning_in(scored.text) if request.mode == "reason" else None,
             text=scored.text + piece,
             mode=request.mode,
@@ -355,51 +344,10 @@ class Recognizer:
         )
 
 
-class PredictionStream:
-    """Iterates over generated text; `prediction` is there once the text has ended."""
-
-    def __init__(self, pieces: Generator[str, None, Prediction]) -> None:
-        self._pieces = pieces
-        self._prediction: Prediction | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        self._prediction = yield from self._pieces
-
-    @property
-    def prediction(self) -> Prediction:
-        """The finished prediction; generates what has not been iterated over yet."""
-        if self._prediction is None:
-            for _ in self:
-                pass
-        assert self._prediction is not None
-        return self._prediction
-
-
 def _label_set(labels: LabelSet | Iterable[str] | str | os.PathLike[str] | None) -> LabelSet | None:
     if labels is None or isinstance(labels, LabelSet):
         return labels
     return read_labels(Path(labels)) if isinstance(labels, (str, os.PathLike)) else LabelSet.from_names(labels)
-
-
-def _confidence_for(bundle: Bundle, labels: LabelSet, *, own: bool) -> dict[Mode, Confidence]:
-    """The bundle's calibration, if it is of these labels; a caller's other labels go without one."""
-    try:
-        return read_confidence(bundle, labels)
-    except LabelError as error:
-        if own:
-            raise
-        log.warning("probabilities are not calibrated: %s", error)
-        return {}
-
-
-def _result(pieces: Generator[str, None, T]) -> T:
-    """What a generator of text returns."""
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as end:
-            found: T = end.value
-            return found
 
 
 def _features(embeds: ImageEmbeds) -> Floats:
