@@ -19,8 +19,10 @@ RATE, DECAY = 1e-3, 0.1
 BETA = 5.0
 
 
-def train_head(photographs: Floats, classes: npt.NDArray[np.int64], drawings: Floats) -> Callable[[Floats], Floats]:
-    """One hidden layer of ReLU, trained by AdamW; the same seed each time."""
+def train_head(
+    photographs: Floats, classes: npt.NDArray[np.int64], drawings: Floats, *, steps: int = STEPS, batch: int = BATCH
+) -> Callable[[Floats], Floats]:
+    """One hidden layer of ReLU, trained by AdamW on `batch` photographs and as many mixtures a step; one seed."""
     rng = np.random.default_rng(0)
     center, spreads = photographs.mean(axis=0), photographs.std(axis=0)
     scale = spreads + 0.1 * spreads.mean()
@@ -32,11 +34,11 @@ def train_head(photographs: Floats, classes: npt.NDArray[np.int64], drawings: Fl
         rng.normal(size=(HIDDEN + 1, len(names))) / np.sqrt(HIDDEN),
     ]
     moments = [(np.zeros_like(w), np.zeros_like(w)) for w in weights]
-    importance = np.repeat([1 / BATCH, BETA / BATCH], BATCH)[:, None]
-    for step in range(1, STEPS + 1):
-        rows = rng.integers(len(inside), size=BATCH)
-        share = rng.uniform(size=(BATCH, 1))
-        mixed = share * inside[rows] + (1 - share) * outside[rng.integers(len(outside), size=BATCH)]
+    importance = np.repeat([1 / batch, BETA / batch], batch)[:, None]
+    for step in range(1, steps + 1):
+        rows = rng.integers(len(inside), size=batch)
+        share = rng.uniform(size=(batch, 1))
+        mixed = share * inside[rows] + (1 - share) * outside[rng.integers(len(outside), size=batch)]
         targets = np.concatenate([truth[rows], share * truth[rows] + (1 - share) / len(names)])
         slopes = _slopes(weights, np.concatenate([inside[rows], mixed]), targets, importance)
         for weight, slope, (first, second) in zip(weights, slopes, moments, strict=True):
