@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -375,22 +376,31 @@ class HuggingFace:
         return logits
 
     def log_probs(self, inputs: dict[str, torch.Tensor], sequences: list[list[int]], batch: int = 32) -> np.ndarray:
-        """Log-probability [F] of each sequence after the prompt, teacher-forced, several at a time."""
-        found = []
-        for start in range(0, len(sequences), batch):
-            part = sequences[start : start + batch]
-            longest = max(map(len, part))
-            padded = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in part])
-            prompt = {k: v.repeat(len(part), *[1] * (v.ndim - 1)) for k, v in inputs.items()}
-            more = {"input_ids": padded, "attention_mask": torch.ones_like(padded)}
-            more["mm_token_type_ids"] = torch.zeros_like(padded, dtype=torch.int32)
-            joined = {k: torch.cat([v, more[k]], dim=1) if k in more else v for k, v in prompt.items()}
-            with torch.inference_mode():
-                logits = self.model(**joined, logits_to_keep=longest + 1).logits[:, :-1]
-                chosen = logits.gather(-1, padded[..., None])[..., 0].double()
-                steps = chosen - logits.double().logsumexp(-1)
-            found += [float(row[: len(ids)].sum()) for row, ids in zip(steps, part, strict=True)]
-        return np.array(found)
+        """Log-probability [F] of each sequence after the prompt, teacher-forced over transformers' own cache."""
+        found = np.empty(len(sequences))
+        with torch.inference_mode():
+            prompt = self.model(**inputs, use_cache=True, logits_to_keep=1)
+            first = prompt.logits[0, -1].log_softmax(-1)
+            length = inputs["input_ids"].shape[1]
+            position = length + int(self.model.model.rope_deltas)  # a picture takes fewer positions than it has tokens
+            order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+            for start in range(0, len(order), batch):
+                rows = order[start : start + batch]
+                longest = max(len(sequences[i]) for i in rows)
+                ids = torch.tensor([[*sequences[i], *[0] * (longest - len(sequences[i]))] for i in rows])
+                cache = copy.deepcopy(prompt.past_key_values)
+                cache.batch_repeat_interleave(len(rows))
+                logits = self.model(
+                    input_ids=ids,
+                    past_key_values=cache,
+                    attention_mask=torch.ones(len(rows), length + longest, dtype=torch.long),
+                    position_ids=(position + torch.arange(longest)).expand(3, len(rows), longest),
+                ).logits
+                for row, i in enumerate(rows):
+                    steps = logits[row, : len(sequences[i]) - 1].log_softmax(-1)
+                    later = steps.gather(-1, ids[row, 1 : len(sequences[i]), None]).double()
+                    found[i] = float(first[sequences[i][0]]) + float(later.sum())
+        return found
 
     def greedy(self, inputs: dict[str, torch.Tensor], count: int = 64) -> list[int]:
         """`count` new tokens, the likeliest each time, stop tokens or not."""
