@@ -198,6 +198,9 @@ def calibrate_labels(
     risk: Annotated[float, typer.Option(help="Largest share of wrong answers among those given.")] = 0.05,
     labels: Annotated[Optional[Path], typer.Option(help="Class names; they become the bundle's.")] = None,  # noqa: UP045
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Classes may lack photographs.")] = False,
+    independent: Annotated[
+        bool, typer.Option("--independent", help="Photographs of a class are of different times and places.")
+    ] = False,
     report: Annotated[Optional[Path], typer.Option(help="Folder for report.json and report.html.")] = None,  # noqa: UP045
     threads: Annotated[Optional[int], typer.Option(help="Threads of one operator.", min=1)] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Replace a calibration that is there.")] = False,
@@ -216,7 +219,15 @@ def calibrate_labels(
     modes: dict[str, tuple[Literal["direct", "reason"], ...]]
     modes = {"direct": ("direct",), "reason": ("reason",), "both": ("direct", "reason")}
     config = CalibrationConfig(
-        bundle, data, modes[mode.value], risk, labels=labels, allow_missing=allow_missing, force=force, threads=threads
+        bundle,
+        data,
+        modes[mode.value],
+        risk,
+        labels=labels,
+        allow_missing=allow_missing,
+        independent=independent,
+        force=force,
+        threads=threads,
     )
     done = run(config, progress_bar)
     if report is not None:

@@ -1,13 +1,17 @@
 """Fits what `runtime.confidence` applies: temperature and prior correction, with predictions of photographs left out.
 
-In: log-probabilities [N, C] of labelled photographs and their classes [N]. Out: a `Calibration`, and the probabilities
-that calibrations fitted without a photograph give it (out-of-fold), which every figure and threshold is taken from.
-Does not know how the scores came about.
+In: log-probabilities [N, C] of labelled photographs, their classes [N] and groups [N]. Out: a `Calibration`, and the
+probabilities that calibrations fitted without a photograph give it (out-of-fold), which every figure and threshold is
+taken from. Does not know how the scores came about.
+
+Photographs of a group were taken on one occasion and stay in one fold: left-out photographs whose neighbours were
+fitted on promise gains that the next occasion does not keep.
 
 The prior correction follows batch calibration (Zhou et al., 2024): a class that is named more often than it is there
 loses, one that is named less often gains. How often it is there is counted, since photographs to calibrate with are
-rarely balanced; classes without a photograph are left as they are. Its strength is chosen by cross-validation, where 0,
-none at all, is among the choices.
+rarely balanced; classes without a photograph are left as they are. Cross-validation chooses among doing nothing, the
+temperature alone, and corrections of growing strength: the first in that order whose loss is within one standard error
+of the best (Breiman et al., 1984, "Classification and Regression Trees", 3.4.3).
 """
 
 from __future__ import annotations
@@ -19,14 +23,14 @@ import numpy.typing as npt
 
 from fgr_edge.calibrate.temperature import fit_temperature, softmax
 from fgr_edge.errors import DataError, EngineError
-from fgr_edge.evaluate.metrics import negative_log_likelihood
+from fgr_edge.evaluate.metrics import losses_of
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 FOLDS = 5
 LEAST_PER_FOLD = 2
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHOICES = (None, 0.0, 0.25, 0.5, 0.75, 1.0)  # nothing, the temperature, prior corrections of that strength
 _ABSENT = -1e9  # the score of a class that is not considered; finite, so that 0 * score stays 0
 
 
@@ -43,51 +47,71 @@ class Calibration:
         return softmax((log_probs - self.bias) / self.temperature)
 
 
-def fit_calibration(log_probs: Floats, classes: Ints, *, seed: int = 0) -> Calibration:
-    """Fit temperature and prior correction on all photographs given.
+def fit_calibration(log_probs: Floats, classes: Ints, groups: Ints, *, seed: int = 0) -> Calibration:
+    """Fit what helps photographs of other groups, on all photographs given.
 
     Raises:
-        DataError: fewer than `LEAST_PER_FOLD` photographs a fold.
+        DataError: fewer than `LEAST_PER_FOLD` photographs a fold, or fewer groups than folds.
         EngineError: a score is NaN or infinite.
     """
-    _check(log_probs, classes)
-    return _fit(log_probs, classes, seed)
+    _check(log_probs, classes, groups)
+    return _fit(log_probs, classes, groups, seed)
 
 
-def _fit(log_probs: Floats, classes: Ints, seed: int) -> Calibration:
-    folds = folds_of(classes, seed)
-    losses = {}
-    for strength in STRENGTHS:
-        left_out = np.empty_like(log_probs)
-        for fold in range(FOLDS):
-            out = folds == fold
-            left_out[out] = fit_with(log_probs[~out], classes[~out], strength).probabilities(log_probs[out])
-        losses[strength] = negative_log_likelihood(left_out, classes)
-    return fit_with(log_probs, classes, min(STRENGTHS, key=losses.__getitem__))
-
-
-def out_of_fold(log_probs: Floats, classes: Ints, *, seed: int = 0) -> Floats:
-    """[N, C] probabilities of each photograph by a calibration fitted, strength and all, without it and its fold.
+def out_of_fold(log_probs: Floats, classes: Ints, groups: Ints, *, seed: int = 0) -> Floats:
+    """[N, C] probabilities of each photograph by a calibration fitted, choices and all, without it and its fold.
 
     Raises:
         DataError, EngineError: as `fit_calibration`.
     """
-    _check(log_probs, classes)
-    folds = folds_of(classes, seed)
+    _check(log_probs, classes, groups)
+    folds = folds_of(groups, seed)
     found = np.empty_like(log_probs)
     for fold in range(FOLDS):
         out = folds == fold
-        found[out] = _fit(log_probs[~out], classes[~out], seed + 1).probabilities(log_probs[out])
+        fitted = _fit(log_probs[~out], classes[~out], groups[~out], seed + 1)
+        found[out] = fitted.probabilities(log_probs[out])
     return found
 
 
-def fit_with(log_probs: Floats, classes: Ints, strength: float) -> Calibration:
-    """Temperature, then the prior correction of that strength, then the temperature that goes with it."""
+def _fit(log_probs: Floats, classes: Ints, groups: Ints, seed: int) -> Calibration:
+    folds = folds_of(groups, seed)
+    losses = np.zeros((len(CHOICES), len(classes)))
+    for row, choice in enumerate(CHOICES):
+        for fold in range(FOLDS):
+            out = folds == fold
+            if out.any():
+                shares = fit_with(log_probs[~out], classes[~out], choice).probabilities(log_probs[out])
+                losses[row, out] = losses_of(shares, classes[out])
+    return fit_with(log_probs, classes, CHOICES[simplest(losses, groups)])
+
+
+def simplest(losses: Floats, groups: Ints) -> int:
+    """The first row of [K, N] losses whose mean is within one standard error of the best row's.
+
+    The error is that of the mean difference, of groups drawn anew with all their photographs.
+    """
+    best = int(losses.mean(axis=1).argmin())
+    _, numbers = np.unique(groups, return_inverse=True)
+    for row in range(best):
+        more = losses[row] - losses[best]
+        by_group = np.bincount(numbers, weights=more)
+        error = np.sqrt(len(by_group)) * by_group.std() / len(more)
+        if more.mean() <= error:
+            return row
+    return best
+
+
+def fit_with(log_probs: Floats, classes: Ints, choice: float | None) -> Calibration:
+    """None changes nothing; a number fits temperature, correction of that strength, and the temperature again."""
+    nothing = np.zeros(log_probs.shape[1])
+    if choice is None:
+        return Calibration(1.0, nothing, 0.0)
     temperature = fit_temperature(log_probs, classes)
-    if strength == 0:
-        return Calibration(temperature, np.zeros(log_probs.shape[1]), 0.0)
-    bias = strength * temperature * excess(log_probs / temperature, classes)
-    return Calibration(fit_temperature(log_probs - bias, classes), bias, strength)
+    if choice == 0:
+        return Calibration(temperature, nothing, 0.0)
+    bias = choice * temperature * excess(log_probs / temperature, classes)
+    return Calibration(fit_temperature(log_probs - bias, classes), bias, choice)
 
 
 def excess(scores: Floats, classes: Ints) -> Floats:
@@ -103,20 +127,29 @@ def excess(scores: Floats, classes: Ints) -> Floats:
     return ratio
 
 
-def folds_of(classes: Ints, seed: int) -> Ints:
-    """[N] fold of each photograph: drawn by the seed, each class spread over the folds."""
-    drawn = np.random.default_rng(seed).permutation(len(classes))
-    by_class = drawn[np.argsort(classes[drawn], kind="stable")]
-    folds = np.empty(len(classes), np.int64)
-    folds[by_class] = np.arange(len(classes)) % FOLDS
-    return folds
+def folds_of(groups: Ints, seed: int) -> Ints:
+    """[N] fold of each photograph: groups stay whole, drawn by the seed and dealt to whichever fold has the fewest."""
+    kinds, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    sizes = np.zeros(FOLDS, np.int64)
+    fold_of = np.empty(len(kinds), np.int64)
+    for group in np.random.default_rng(seed).permutation(len(kinds)):
+        fold_of[group] = sizes.argmin()
+        sizes[fold_of[group]] += counts[group]
+    return fold_of[numbers]
 
 
-def _check(log_probs: Floats, classes: Ints) -> None:
+def _check(log_probs: Floats, classes: Ints, groups: Ints) -> None:
     if len(classes) < FOLDS * LEAST_PER_FOLD:
         raise DataError(
             f"{len(classes)} photographs to calibrate with, expected at least {FOLDS * LEAST_PER_FOLD} "
             f"({LEAST_PER_FOLD} in each of {FOLDS} folds), and better some hundreds; add photographs"
+        )
+    occasions = len(np.unique(groups))
+    if occasions < FOLDS:
+        raise DataError(
+            f"the photographs are of {occasions} classes, and those of one class are taken to be of one occasion; "
+            f"expected at least {FOLDS} occasions. Say --independent if they were taken at different times and places, "
+            "or add classes"
         )
     wrong = np.flatnonzero(~np.isfinite(log_probs).all(axis=1))
     if wrong.size:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.calibrate.confidence import FOLDS, folds_of
-from fgr_edge.calibrate.thresholds import ABSTAINED, Decisions, Options, decide, fit_threshold
+from fgr_edge.calibrate.thresholds import ABSTAINED, Decisions, Options, decide, design_effect, fit_threshold
 from fgr_edge.evaluate.length_bias import LengthBias, length_bias
 from fgr_edge.evaluate.metrics import (
     brier_score,
@@ -81,13 +81,21 @@ class Measured(TypedDict):
 
 
 def measure(
-    probabilities: Floats, classes: Ints, options: Options, lengths: Ints, *, risk: float, delta: float, seed: int = 0
+    probabilities: Floats,
+    classes: Ints,
+    groups: Ints,
+    options: Options,
+    lengths: Ints,
+    *,
+    risk: float,
+    delta: float,
+    seed: int = 0,
 ) -> Measured:
     """Every figure of one set of probabilities.
 
     Args:
         probabilities: [N, C], of photographs left out.
-        classes: [N].
+        classes, groups: [N].
         options: of these probabilities.
         lengths: [C] tokens of each name.
     """
@@ -111,20 +119,22 @@ def measure(
         "risk_coverage": [
             (float(a), float(b)) for a, b in zip(curve.coverage[::step], curve.risk[::step], strict=True)
         ],
-        "classes_only": answering(decided_out_of_fold(plain, classes, risk, delta, seed)),
-        "with_parents": answering(decided_out_of_fold(options, classes, risk, delta, seed)) if has_parents else None,
+        "classes_only": answering(decided_out_of_fold(plain, groups, risk, delta, seed)),
+        "with_parents": answering(decided_out_of_fold(options, groups, risk, delta, seed)) if has_parents else None,
         "length_bias": _bias(length_bias(probabilities, classes, lengths, seed=seed)),
     }
 
 
-def decided_out_of_fold(options: Options, classes: Ints, risk: float, delta: float, seed: int = 0) -> Decisions:
+def decided_out_of_fold(options: Options, groups: Ints, risk: float, delta: float, seed: int = 0) -> Decisions:
     """Decisions on each fold by the threshold of the others."""
-    folds = folds_of(classes, seed)
-    level = np.full(len(classes), ABSTAINED, np.int64)
-    correct = np.zeros(len(classes), bool)
+    folds = folds_of(groups, seed)
+    level = np.full(len(groups), ABSTAINED, np.int64)
+    correct = np.zeros(len(groups), bool)
     for fold in range(FOLDS):
         out = folds == fold
-        found = decide(options.rows(out), fit_threshold(options.rows(~out), risk, delta))
+        others = options.rows(~out)
+        effect = design_effect(others.correct[:, 0], groups[~out])
+        found = decide(options.rows(out), fit_threshold(others, risk, delta, effect))
         level[out], correct[out] = found.level, found.correct
     return Decisions(level, correct)
 

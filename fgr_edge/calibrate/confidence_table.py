@@ -37,6 +37,7 @@ def heading(mode: ModeReport) -> str:
     return (
         f"{mode['mode']} mode: {mode['photographs']} photographs of {mode['classes_with_photographs']} of "
         f"{mode['classes']} classes, each measured by a fit without it"
+        + ("" if mode["independent"] else " and without its class")
     )
 
 
@@ -47,6 +48,7 @@ def rule(mode: ModeReport) -> str:
         f"temperature {mode['temperature']:.3f}, prior correction {mode['prior_strength']:g}; at most "
         f"{100 * mode['risk']:.3g} % of the answers wrong, with confidence {100 * (1 - mode['delta']):.3g} %: "
         + ("nothing is answered" if threshold is None else f"answers from p = {threshold:.3f}")
+        + f"; {mode['design_effect']:.2f} photographs of a class count as one"
     )
 
 

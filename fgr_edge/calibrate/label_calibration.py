@@ -22,7 +22,7 @@ from fgr_edge.calibrate.confidence_report import Measured, measure, notes_on
 from fgr_edge.calibrate.outliers import fit_outliers
 from fgr_edge.calibrate.scoring import Scored, check_classes, score_pictures
 from fgr_edge.calibrate.temperature import softmax
-from fgr_edge.calibrate.thresholds import Options, fit_threshold, options_of
+from fgr_edge.calibrate.thresholds import Options, design_effect, fit_threshold, options_of
 from fgr_edge.data.labelled import read_labelled
 from fgr_edge.errors import ConfigError, OutputExistsError
 from fgr_edge.evaluate.evaluation import Skipped, class_indices
@@ -56,6 +56,8 @@ class CalibrationConfig:
         delta: probability that a threshold does not keep it.
         labels: a file of class names that becomes the bundle's; None takes the bundle's own.
         allow_missing: go on where classes have no photograph.
+        independent: photographs of a class were taken at different times and places; else those of one class count as
+            one occasion, as photographs taken in a row do.
         force: replace a calibration, or other labels, that the bundle has.
         threads: of one operator; None takes one per core.
 
@@ -70,6 +72,7 @@ class CalibrationConfig:
     delta: float = 0.1
     labels: Path | None = None
     allow_missing: bool = False
+    independent: bool = False
     force: bool = False
     threads: int | None = None
 
@@ -90,6 +93,8 @@ class ModeReport(TypedDict):
     classes_with_photographs: int
     risk: float
     delta: float
+    independent: bool
+    design_effect: float
     temperature: float
     prior_strength: float
     threshold: float | None
@@ -157,14 +162,16 @@ def fit_mode(
 ) -> FittedMode:
     """Fit on all photographs; thresholds and figures on predictions of photographs left out."""
     log_probs, classes = scored.log_probs[mode], scored.classes
-    calibration = fit_calibration(log_probs, classes)
-    left_out = out_of_fold(log_probs, classes)
+    groups = np.arange(len(classes)) if config.independent else classes
+    calibration = fit_calibration(log_probs, classes, groups)
+    left_out = out_of_fold(log_probs, classes, groups)
     plain = softmax(log_probs)
     options = options_of(left_out, classes, labels)
-    threshold = fit_threshold(options, config.risk, config.delta)
+    effect = design_effect(options.correct[:, 0], groups)
+    threshold = fit_threshold(options, config.risk, config.delta, effect)
 
     def measured(probabilities: Floats, possible: Options) -> Measured:
-        return measure(probabilities, classes, possible, lengths, risk=config.risk, delta=config.delta)
+        return measure(probabilities, classes, groups, possible, lengths, risk=config.risk, delta=config.delta)
 
     report: ModeReport = {
         "mode": mode,
@@ -173,6 +180,8 @@ def fit_mode(
         "classes_with_photographs": len(labels) - len(missing),
         "risk": config.risk,
         "delta": config.delta,
+        "independent": config.independent,
+        "design_effect": effect,
         "temperature": calibration.temperature,
         "prior_strength": calibration.strength,
         "threshold": threshold,

@@ -9,6 +9,9 @@ Fixed-sequence testing (Angelopoulos et al., "Learn then Test", 2021, section 5)
 from the strictest down, each by the Clopper-Pearson bound at `delta`, and the first failure ends it, so that all tests
 together err with probability delta at most. Thresholds that fewer photographs reach than one error allows are passed
 over without a test: that looks at counts alone, and is sound where the risk does not fall with the threshold.
+
+Photographs of one occasion are right or wrong together, so they count for fewer: answers and errors are divided by the
+design effect (Korn and Graubard, 1998), errors rounded up.
 """
 
 from __future__ import annotations
@@ -77,24 +80,46 @@ def decide(options: Options, threshold: float | None) -> Decisions:
     return Decisions(level, options.correct[np.arange(len(level)), level] & (level != ABSTAINED))
 
 
-def fit_threshold(options: Options, risk: float, delta: float) -> float | None:
+def design_effect(correct: Bools, groups: Ints) -> float:
+    """How many photographs count as one, from how alike those of a group are: 1 where they are independent.
+
+    1 + (n - 1) times the intraclass correlation of being right, n the mean size of a group (Kish, 1965; the analysis of
+    variance estimate of Fisher, 1925, for groups of unequal size).
+    """
+    _, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    total, kinds = len(correct), len(counts)
+    if kinds == total or kinds == 1:
+        return 1.0
+    means = np.bincount(numbers, weights=correct) / counts
+    between = float((counts * (means - correct.mean()) ** 2).sum()) / (kinds - 1)
+    within = float(((correct - means[numbers]) ** 2).sum()) / (total - kinds)
+    size = (total - float((counts**2).sum()) / total) / (kinds - 1)
+    spread = between + (size - 1) * within
+    alike = (between - within) / spread if spread > 0 else 1.0  # all right, or all wrong: nothing tells them apart
+    return max(1.0, 1 + (size - 1) * alike)
+
+
+def fit_threshold(options: Options, risk: float, delta: float, effect: float = 1.0) -> float | None:
     """The last threshold of `GRID` before the bound on the risk first fails.
 
     Args:
         options: of photographs like those to come, each once.
         risk: share of wrong answers to stay below.
         delta: probability that the result does not.
+        effect: the design effect: so many photographs count as one.
     """
     start = _photographs_needed(1, risk, delta)
-    if len(options.probability) < 2 * start:  # few photographs: begin where not one error is allowed
+    if len(options.probability) / effect < 2 * start:  # few photographs: begin where not one error is allowed
         start = _photographs_needed(0, risk, delta)
     found = None
     for threshold in GRID:
         decisions = decide(options, threshold)
         answered = int((decisions.level != ABSTAINED).sum())
-        if answered < start:
+        wrong = answered - int(decisions.correct.sum())
+        counted = int(answered / effect)
+        if counted < start:
             continue
-        if not keeps_risk(answered - int(decisions.correct.sum()), answered, risk, delta):
+        if not keeps_risk(min(counted, int(np.ceil(wrong / effect))), counted, risk, delta):
             break
         found = threshold
     return found

@@ -89,7 +89,7 @@ def length_bias(series: Mapping[str, tuple[Points, float | None, float | None]])
         if slope is not None:
             ends = np.array([lengths.min(), lengths.max()])
             axes.plot(ends, excess.mean() + slope * (ends - lengths.mean()), color=colour, linewidth=1.2)
-    axes.legend(frameon=False, loc="best")
+    figure.legend(frameon=False, loc="outside upper center", fontsize="small")
     return _svg(figure)
 
 

@@ -79,8 +79,14 @@ def top_1(probabilities: Floats, classes: Ints) -> float:
 def negative_log_likelihood(probabilities: Floats, classes: Ints) -> float:
     """Mean of -log(probability of the right class), in nats."""
     _check(probabilities, classes)
+    return float(losses_of(probabilities, classes).mean())
+
+
+def losses_of(probabilities: Floats, classes: Ints) -> Floats:
+    """[N] of -log(probability of the right class), in nats."""
     given = probabilities[np.arange(len(classes)), classes]
-    return float(-np.log(np.maximum(given, SMALLEST)).mean())
+    losses: Floats = -np.log(np.maximum(given, SMALLEST))
+    return losses
 
 
 def brier_score(probabilities: Floats, classes: Ints) -> float:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fgr_edge.calibrate.thresholds import ABSTAINED, GRID, Options, decide, fit_threshold, keeps_risk, options_of
+from fgr_edge.calibrate.thresholds import (
+    ABSTAINED,
+    GRID,
+    Options,
+    decide,
+    design_effect,
+    fit_threshold,
+    keeps_risk,
+    options_of,
+)
 from fgr_edge.evaluate.metrics import clopper_pearson_upper
 from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.labels import Label, LabelSet
@@ -101,3 +110,30 @@ def test_levels_above_answer_photographs_whose_class_is_unsure() -> None:
     classes_only = Options(options.probability[:, :1], options.correct[:, :1])
     alone = fit_threshold(classes_only, 0.1, 0.1)
     assert alone is None or (decide(classes_only, alone).level == 0).mean() < 0.5
+
+
+def test_photographs_of_one_occasion_count_for_fewer() -> None:
+    groups = np.repeat(np.arange(50), 6)
+    alike = np.repeat(np.random.default_rng(0).random(50) < 0.7, 6)
+    assert design_effect(alike, groups) == pytest.approx(6)  # a group is right or wrong as one
+    apart = np.random.default_rng(1).random(300) < 0.7
+    assert 1 <= design_effect(apart, groups) < 1.3
+    assert design_effect(apart, np.arange(300)) == 1
+    assert design_effect(np.ones(300, bool), groups) == pytest.approx(6)  # nothing tells them apart
+    assert 2 < design_effect(np.where(np.arange(300) % 6 < 3, alike, apart), groups) < 4
+
+
+def test_the_risk_is_kept_where_photographs_come_in_bursts() -> None:
+    generator = np.random.default_rng(9)
+    population = np.sort(generator.beta(3, 0.6, 100_000))[::-1]
+    risks = np.cumsum(1 - population) / np.arange(1, len(population) + 1)
+    groups = np.repeat(np.arange(200), 5)
+    broken = {True: 0, False: 0}
+    for _ in range(100):
+        scenes = generator.beta(3, 0.6, 200)
+        confidences, correct = scenes[groups], (generator.random(200) < scenes)[groups]
+        for counted in broken:
+            effect = design_effect(correct, groups) if counted else 1.0
+            threshold = fit_threshold(flat(confidences, correct), 0.05, 0.1, effect)
+            broken[counted] += threshold is not None and risks[(population >= threshold).sum() - 1] > 0.05
+    assert broken[True] <= 12 < broken[False]
