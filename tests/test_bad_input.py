@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -269,3 +270,44 @@ def test_labels_that_cannot_be_used_are_named(
 ) -> None:
     (tmp_path / "labels.txt").write_bytes(data)
     assert words in fails("recognize", tiny_models.bundle("qwen2.5"), picture, "--labels", tmp_path / "labels.txt")
+
+
+def test_labels_of_another_bundle_are_refused(bundle: Path, picture: Path) -> None:
+    from fgr_edge.runtime.manifest import sealed
+
+    foreign = {"version": 2, "labels": ["Gala"], "tokenizer_sha256": "0" * 64, "compiled": {}}
+    data = json.dumps(foreign).encode()
+    (bundle / "labels.json").write_bytes(data)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["labels.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (bundle / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    line = fails("recognize", bundle, picture)
+    assert "labels.json: these are the labels of another bundle" in line and "export the bundle again" in line
+
+
+# Broken weights
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose logits are NaN."""
+    from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
+    from tests.tiny import image_processor, qwen2_5_vl, save
+
+    folder = tmp_path_factory.mktemp("broken")
+    model = qwen2_5_vl()
+    model.model.language_model.norm.weight.data.fill_(float("nan"))
+    save(model, folder / "checkpoint")
+    image_processor(model).save_pretrained(folder / "checkpoint")
+    return export_checkpoint(ExportConfig(folder / "checkpoint", folder / "bundle", precision="fp32", quiet=True))
+
+
+@pytest.mark.parametrize("mode", ["direct", "reason"])
+@pytest.mark.parametrize("named", [True, False], ids=["labels", "free"])
+def test_logits_that_are_no_numbers_are_an_error(
+    broken: Path, picture: Path, tmp_path: Path, mode: str, named: bool
+) -> None:
+    (tmp_path / "labels.txt").write_text("Gala\nFuji\n")
+    labels = ("--labels", tmp_path / "labels.txt") if named else ()
+    line = fails("recognize", broken, picture, "--json", "--mode", mode, *labels)
+    assert "the decoder's logits are not finite numbers" in line and "export the bundle again" in line

@@ -20,6 +20,10 @@ from fgr_edge.runtime.sessions.session import Buffer, Session
 Floats = npt.NDArray[np.float32]
 HIDDEN = np.float32(-1e9)  # added to the attention logit of what a token must not see
 GROWTH = 256  # cache slots are added in steps of this many
+NOT_FINITE = (
+    "the decoder's logits are not finite numbers; the bundle's weights or the engine are broken: export the bundle "
+    "again, or try fp32"
+)
 KEPT_CALLS = 32  # bound calls, one for each number of tokens in, logit rows out and slots masked
 
 

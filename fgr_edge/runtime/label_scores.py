@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
+from fgr_edge.runtime.decoder import NOT_FINITE
 from fgr_edge.runtime.tree_calls import TreeCalls
 from fgr_edge.runtime.trie import Ints, LabelTrie
 
@@ -63,10 +64,7 @@ def log_normalizers(logits: Logits) -> Floats:
         np.exp(shifted, out=shifted)
         found[start : start + rows] = top + np.log(shifted.sum(axis=1, dtype=np.float64))
     if not np.isfinite(found).all():
-        raise EngineError(
-            "the decoder's logits are not finite numbers; the bundle's weights or the engine are broken: "
-            "export the bundle again, or try fp32"
-        )
+        raise EngineError(NOT_FINITE)
     return found
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.errors import ConfigError
+from fgr_edge.errors import ConfigError, EngineError
+from fgr_edge.runtime.decoder import NOT_FINITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,18 @@ class Sampler:
         self._seen = np.unique(np.asarray(prompt_ids, np.int64))
 
     def next(self, logits: npt.NDArray[np.float32]) -> int:
-        """Choose a token from logits [V], which are left as they are."""
+        """Choose a token from logits [V], which are left as they are.
+
+        Raises:
+            EngineError: a logit is not a number, or +inf.
+        """
         config = self._config
         if config.repetition_penalty != 1.0:
             logits = self._penalized(logits)
-        token = self._draw(logits) if config.do_sample else int(logits.argmax())
+        likeliest = int(logits.argmax())  # the first NaN, where there is one
+        if not np.isfinite(logits[likeliest]):
+            raise EngineError(NOT_FINITE)
+        token = self._draw(logits) if config.do_sample else likeliest
         if config.repetition_penalty != 1.0:
             self._seen = np.union1d(self._seen, [token])
         return token

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fgr_edge.errors import ConfigError
+from fgr_edge.errors import ConfigError, EngineError
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 
 VOCAB = 200
@@ -112,3 +112,16 @@ def test_the_repetition_penalty_counts_what_was_generated() -> None:
 def test_options_without_a_meaning_are_refused(option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{option} is .*expected"):
         SamplingConfig(**{option: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config", [SamplingConfig(), SamplingConfig(do_sample=True), SamplingConfig(repetition_penalty=1.1)]
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_an_error(config: SamplingConfig, bad: float) -> None:
+    logits = np.arange(6, dtype=np.float32)
+    logits[2] = bad
+    with pytest.raises(EngineError, match="logits are not finite numbers"):
+        Sampler(config).next(logits)
+    logits[2] = -np.inf  # of a token that may not be written
+    Sampler(config).next(logits)
