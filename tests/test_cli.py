@@ -167,6 +167,30 @@ def test_reason_mode_shows_the_thought(
         assert line in shown.out
 
 
+def test_as_many_classes_are_shown_as_asked_for(
+    tiny_models: TinyModels, labels: Path, photographs: Path, fgr_edge: Callable[..., Done]
+) -> None:
+    arguments = ("recognize", tiny_models.bundle("qwen2.5"), photographs / "a.png", "--labels", labels, "--top-k", 3)
+    (document,) = json.loads(fgr_edge(*arguments, "--json").out)
+    assert len(document["top_k"]) == 3 and document["top_k"][0]["label"] == document["label"]
+    assert (document["level"], document["calibrated"], document["abstained"]) == (0, False, False)
+    assert 0 <= document["rest"] <= 0.01
+    _, first, *others = fgr_edge(*arguments).out.splitlines()
+    assert len(others) == 2
+    for line, row in zip((first, *others), document["top_k"], strict=True):
+        assert f"  {row['label']}  " in line and f"{row['probability']:.3f}" in line
+
+
+def test_labels_with_synonyms_are_answered_by_their_names(
+    tiny_models: TinyModels, photographs: Path, tmp_path: Path, fgr_edge: Callable[..., Done]
+) -> None:
+    rows = "name,parent,synonyms\n" + "x" * 60 + ",Fruit,a\n" + "y" * 60 + ",Fruit,\n"
+    (tmp_path / "labels.csv").write_text(rows, encoding="utf-8")
+    arguments = ("recognize", tiny_models.bundle("qwen2.5"), photographs / "a.png", "--json")
+    (document,) = json.loads(fgr_edge(*arguments, "--labels", tmp_path / "labels.csv").out)
+    assert document["label"] == "x" * 60 and document["probability"] > 0.9
+
+
 def test_free_answers_need_no_labels(tiny_models: TinyModels, photographs: Path, fgr_edge: Callable[..., Done]) -> None:
     bundle, picture = tiny_models.bundle("qwen2.5"), photographs / "a.png"
     (own,) = json.loads(fgr_edge("recognize", bundle, picture, "--json").out)

@@ -51,3 +51,17 @@ def test_cuda_streams_the_reasoning_of_the_cpu(
     picture = birds(1)[0]
     on_gpu = Recognizer(bundle, device="cuda")(picture, mode="reason")
     assert on_gpu.label == Recognizer(bundle, device="cpu")(picture, mode="reason").label
+
+
+def test_cuda_scores_every_label_like_the_cpu(
+    cuda: None, nano_checkpoint: Path, nano_labels: Path, birds: Callable[[int], list[Path]], tmp_path: Path
+) -> None:
+    from fgr_edge import Recognizer
+
+    bundle = export_checkpoint(
+        ExportConfig(nano_checkpoint, tmp_path / "bundle", "cuda", "fp32", labels=nano_labels, quiet=True)
+    )
+    on_gpu, on_cpu = Recognizer(bundle, device="cuda"), Recognizer(bundle, device="cpu")
+    for picture in birds(2):
+        gpu, cpu = on_gpu.evidence(picture).log_probs, on_cpu.evidence(picture).log_probs
+        assert np.abs(gpu - cpu).max() / np.abs(cpu).max() < 0.05  # a float16 cache, added up in another order
