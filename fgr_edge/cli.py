@@ -82,7 +82,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle.")],
     target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
-    labels: Annotated[Optional[Path], typer.Option(help="Class names, one a line, to store.")] = None,  # noqa: UP045
+    labels: Annotated[Optional[Path], typer.Option(help="Class names to store: text, CSV, JSON, TOML.")] = None,  # noqa: UP045
     image_size: Annotated[Optional[str], typer.Option(help="WxH: resize to at most so many pixels.")] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
 ) -> None:
@@ -115,7 +115,7 @@ def inspect(
 def recognize(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or - for stdin.")],
-    labels: Annotated[Optional[Path], typer.Option(help="Class names, one a line.")] = None,  # noqa: UP045
+    labels: Annotated[Optional[Path], typer.Option(help="Class names: text, CSV, JSON or TOML.")] = None,  # noqa: UP045
     mode: Annotated[Mode, typer.Option(help="Name at once, or think first.")] = Mode.direct,
     question: Annotated[Optional[str], typer.Option(help="Asked instead of the bundle's own.")] = None,  # noqa: UP045
     think_budget: Annotated[Optional[int], typer.Option(help="Close the thought at so many tokens.")] = None,  # noqa: UP045
@@ -249,11 +249,16 @@ def train_sft(config: Annotated[Path, typer.Argument(help="Recipe, a TOML file."
 
 def _answer(name: str, found: Prediction, top_k: int) -> str:
     """One picture's line, its other labels and its reasoning below."""
-    label = found.label if found.label is not None else "(no answer)"
+    label = found.label
+    if label is None:
+        label = {"outlier": "none of these", "unsure": "(unsure)", None: "(no answer)"}[found.abstained_because]
+    elif found.level:
+        label = f"{label} (any)"
     share = "" if found.probability is None else f"{found.probability:6.3f}"
     short = name if len(name) <= 40 else f"…{name[-39:]}"
     lines = [f"{short:<40}  {label:<28}  {share:>6}  {found.timings.total_ms:8.1f} ms"]
-    lines += [f"{'':<40}  {other:<28}  {p:6.3f}" for other, p in found.top_k[1:top_k]]
+    others = found.top_k[:top_k] if found.abstained or found.level else found.top_k[1:top_k]
+    lines += [f"{'':<40}  {other:<28}  {p:6.3f}" for other, p in others if top_k > 1]
     if found.reasoning:
         lines += [f"    {line}" for line in found.reasoning.splitlines()]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.calibrate.confidence import FOLDS, folds_of
+from fgr_edge.calibrate.confidence import FOLDS, LEAST_WRONG, folds_of
 from fgr_edge.calibrate.thresholds import ABSTAINED, Decisions, Options, decide, design_effect, fit_threshold
 from fgr_edge.evaluate.length_bias import LengthBias, length_bias
 from fgr_edge.evaluate.metrics import (
@@ -156,10 +156,23 @@ def answering(decisions: Decisions) -> Answering:
 
 
 def notes_on(
-    threshold: float | None, labels: LabelSet, missing: Sequence[str], photographs: int, risk: float, delta: float
+    threshold: float | None,
+    labels: LabelSet,
+    missing: Sequence[str],
+    photographs: int,
+    wrong: int,
+    *,
+    risk: float,
+    delta: float,
 ) -> list[str]:
-    """What a user must know of this calibration, in sentences."""
+    """What a user must know of this calibration, in sentences; wrong: photographs whose best class is not theirs."""
     notes = []
+    if wrong < LEAST_WRONG:
+        notes.append(
+            f"Only {wrong} of {photographs} photographs are named wrongly: too few to fit probabilities, which stay as "
+            "the model gives them. If the model was trained on these photographs, thresholds and risks mean nothing: "
+            "calibrate with photographs that it has not seen."
+        )
     if threshold is None:
         notes.append(
             f"No threshold keeps the share of wrong answers below {risk:.3g} with confidence {1 - delta:.3g} on these "

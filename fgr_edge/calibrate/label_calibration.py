@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.calibrate.confidence import Calibration, fit_calibration, out_of_fold
+from fgr_edge.calibrate.confidence import Calibration, fit_calibration, out_of_fold, wrong_answers
 from fgr_edge.calibrate.confidence_report import Measured, measure, notes_on
 from fgr_edge.calibrate.outliers import fit_outliers
 from fgr_edge.calibrate.scoring import Scored, check_classes, score_pictures
@@ -173,6 +173,7 @@ def fit_mode(
     def measured(probabilities: Floats, possible: Options) -> Measured:
         return measure(probabilities, classes, groups, possible, lengths, risk=config.risk, delta=config.delta)
 
+    wrong = wrong_answers(log_probs, classes)
     report: ModeReport = {
         "mode": mode,
         "photographs": len(classes),
@@ -187,7 +188,7 @@ def fit_mode(
         "threshold": threshold,
         "before": measured(plain, options_of(plain, classes, labels)),
         "after": measured(left_out, options),
-        "notes": notes_on(threshold, labels, missing, len(classes), config.risk, config.delta),
+        "notes": notes_on(threshold, labels, missing, len(classes), wrong, risk=config.risk, delta=config.delta),
     }
     outliers = fit_outliers(scored.features, classes, log_probs)
     return FittedMode(calibration, threshold, outliers, report)

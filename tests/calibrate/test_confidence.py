@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fgr_edge.calibrate.confidence import FOLDS, excess, fit_calibration, fit_with, folds_of, out_of_fold, simplest
+from fgr_edge.calibrate.confidence import (
+    FOLDS,
+    excess,
+    fit_calibration,
+    fit_with,
+    folds_of,
+    out_of_fold,
+    simplest,
+    wrong_answers,
+)
 from fgr_edge.calibrate.temperature import softmax
 from fgr_edge.errors import DataError, EngineError
 from fgr_edge.evaluate.metrics import expected_calibration_error, negative_log_likelihood
@@ -128,3 +137,14 @@ def test_too_few_photographs_and_scores_that_are_no_numbers_are_refused() -> Non
     log_probs[3, 1] = 0
     with pytest.raises(DataError, match=r"of 4 classes.*--independent"):
         fit_calibration(log_probs, classes, np.arange(12) % 4)
+
+
+def test_photographs_without_mistakes_fit_no_temperature() -> None:
+    random = np.random.default_rng(0)
+    classes = np.arange(200) % 10
+    scores = random.normal(0, 1, (200, 10))
+    scores[np.arange(200), classes] += 12
+    log_probs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    assert wrong_answers(log_probs, classes) == 0
+    fitted = fit_calibration(log_probs, classes, np.arange(200))
+    assert (fitted.temperature, fitted.strength) == (1.0, 0.0)
