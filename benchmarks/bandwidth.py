@@ -21,34 +21,43 @@ import numpy as np
 ARRAY_BYTES = 1 << 30
 
 
-def read_bandwidth_gbps(threads: int | None = None, seconds: float = 3.0) -> float:
-    """Median read bandwidth over passes of a 1 GiB array.
+class ReadBandwidth:
+    """Reads one array again and again; open it once and ask between other work.
 
     Args:
         threads: Readers at once; the cores that this process may use by default.
-        seconds: How long to measure, after one pass that warms up. At least three passes are made.
-
-    Returns:
-        GB/s, 1e9 bytes.
 
     Raises:
-        ValueError: If `threads` or `seconds` is not positive.
+        ValueError: If `threads` is not positive.
     """
-    threads = len(os.sched_getaffinity(0)) if threads is None else threads
-    if threads < 1 or seconds <= 0:
-        raise ValueError(f"threads must be at least 1 and seconds above 0, not {threads} and {seconds}")
-    # Written, not only reserved: untouched pages all map to one page of zeros and would be read from cache.
-    array = np.ones(ARRAY_BYTES // 4, dtype=np.int32)
-    slices = np.array_split(array, threads)
-    rates: list[float] = []
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(np.max, slices))
+
+    def __init__(self, threads: int | None = None) -> None:
+        threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        # Written, not only reserved: untouched pages all map to one page of zeros and would be read from cache.
+        self._slices = np.array_split(np.ones(ARRAY_BYTES // 4, dtype=np.int32), threads)
+        self._pool = ThreadPoolExecutor(threads)
+        self._read()
+
+    def gbps(self, seconds: float = 3.0) -> float:
+        """Median over passes of the array for so many seconds, at least three passes; GB/s, 1e9 bytes.
+
+        Raises:
+            ValueError: If `seconds` is not positive.
+        """
+        if seconds <= 0:
+            raise ValueError(f"seconds must be above 0, not {seconds}")
+        rates: list[float] = []
         deadline = time.perf_counter() + seconds
         while len(rates) < 3 or time.perf_counter() < deadline:
             started = time.perf_counter()
-            list(pool.map(np.max, slices))
-            rates.append(array.nbytes / (time.perf_counter() - started) / 1e9)
-    return statistics.median(rates)
+            self._read()
+            rates.append(ARRAY_BYTES / (time.perf_counter() - started) / 1e9)
+        return statistics.median(rates)
+
+    def _read(self) -> None:
+        list(self._pool.map(np.max, self._slices))
 
 
 def main() -> None:
@@ -57,7 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seconds", type=float, default=3.0)
     arguments = parser.parse_args()
-    rate = read_bandwidth_gbps(arguments.threads, arguments.seconds)
+    rate = ReadBandwidth(arguments.threads).gbps(arguments.seconds)
     print(json.dumps({"read_bandwidth_gbps": round(rate, 2), "threads": arguments.threads}))
 
 

@@ -8,7 +8,8 @@ decode      tokens per second after the first, batch 1, greedy, exactly `--new-t
             `generate` of one, on prepared inputs.
 first token from the path of a picture file to the first token: read, preprocess, prompt, vision, prefill, argmax.
 roofline    bytes of the decoder's weights (all are read for each token, the head too; the cache is left out) times
-            tokens per second, as a share of the read bandwidth measured before and after.
+            tokens per second, as a share of the read bandwidth. Bandwidth is measured in every round, between the
+            peers, because it drifts; the median is taken.
 
     python benchmarks/latency.py --checkpoint DIR [--bundle-root out] [--rounds 7] [--new-tokens 64]
                                  [--picture FILE] [--threads 2] [--no-bf16] [--json FILE]
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from PIL import Image
 
-from benchmarks.bandwidth import read_bandwidth_gbps
+from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.machine import describe_machine
 from benchmarks.peers.peer import Decoded, FirstToken, Peer
 from benchmarks.picture import write_picture
@@ -36,6 +38,7 @@ from benchmarks.report import cell, percentiles, publish, ratio, table
 PRECISIONS = ("fp32", "int8")
 SETTLE_S = 0.25  # a peer's worker threads spin for a while after its last call; the next peer waits until they sleep
 BASE = "transformers fp32"
+BANDWIDTH_S = 0.3  # a round
 
 
 def bundles(checkpoint: Path, root: Path) -> dict[str, Path]:
@@ -62,10 +65,11 @@ def open_peers(checkpoint: Path, paths: dict[str, Path], threads: int, new_token
 
 
 def measure(
-    peers: Sequence[Peer], picture: Path, rounds: int, new_tokens: int
-) -> dict[str, list[tuple[FirstToken, Decoded]]]:
-    """What each peer did in each round; the first round warms up and is thrown away."""
+    peers: Sequence[Peer], picture: Path, rounds: int, new_tokens: int, bandwidth: ReadBandwidth
+) -> tuple[dict[str, list[tuple[FirstToken, Decoded]]], list[float]]:
+    """What each peer did in each round, and each round's GB/s; the first round warms up and is thrown away."""
     done: dict[str, list[tuple[FirstToken, Decoded]]] = {peer.name: [] for peer in peers}
+    rates: list[float] = []
     for number in range(rounds + 1):
         turn = number % len(peers)
         for peer in (*peers[turn:], *peers[:turn]):
@@ -74,7 +78,9 @@ def measure(
             result = peer.first_token(picture), peer.decode(new_tokens)
             if number:
                 done[peer.name].append(result)
-    return done
+        time.sleep(SETTLE_S)
+        rates.append(bandwidth.gbps(BANDWIDTH_S))
+    return done, rates[1:]
 
 
 def summarize(results: list[tuple[FirstToken, Decoded]]) -> dict[str, Any]:
@@ -98,10 +104,10 @@ def compare(
     for peer in peers.values():
         peer["decode_ratio"] = ratio(peer["decode_tokens_per_s"], base["decode_tokens_per_s"])
         peer["ttft_ratio"] = ratio(peer["ttft_ms"]["p50"], base["ttft_ms"]["p50"])
-        peer["bytes_per_token"] = peer["roofline_share"] = None
-    for precision, path in paths.items():
-        peer = peers[f"fgr-edge {precision}"]
-        peer["bytes_per_token"] = (path / "decoder.onnx.data").stat().st_size
+    sizes = {precision: (path / "decoder.onnx.data").stat().st_size for precision, path in paths.items()}
+    sizes["bf16"] = sizes["fp32"] // 2
+    for name, peer in peers.items():
+        peer["bytes_per_token"] = sizes[name.split()[-1]]
         rate = peer["bytes_per_token"] * peer["decode_tokens_per_s"] / 1e9
         peer["roofline_share"] = ratio(rate, bandwidth_gbps)
     return peers
@@ -122,13 +128,12 @@ def show(document: dict[str, Any]) -> None:
     """Roofline first, then the machine, then the table."""
     bandwidth, machine = document["read_bandwidth_gbps"], document["machine"]
     print(
-        f"read bandwidth {bandwidth['before']:.1f} GB/s before, {bandwidth['after']:.1f} after, "
-        f"{document['threads']} threads"
+        f"read bandwidth {bandwidth['p50']:.1f} GB/s, {bandwidth['min']:.1f} to {bandwidth['max']:.1f} "
+        f"over the rounds, {document['threads']} threads"
     )
     for name, peer in document["peers"].items():
-        if peer["bytes_per_token"]:
-            limit = bandwidth["mean"] * 1e9 / peer["bytes_per_token"]
-            print(f"roofline of {name}: {peer['bytes_per_token'] / 1e6:.1f} MB a token, {limit:.1f} tokens/s at most")
+        limit = bandwidth["p50"] * 1e9 / peer["bytes_per_token"]
+        print(f"roofline of {name}: {peer['bytes_per_token'] / 1e6:.1f} MB a token, {limit:.1f} tokens/s at most")
     print(
         f"machine {machine['cpu']}, {machine['cores']} cores, load {machine['load_average_1m']}, "
         f"noise {machine['noise_percent']} %"
@@ -155,7 +160,7 @@ def show(document: dict[str, Any]) -> None:
             f"{cell(peer['tpot_ms']['p50'], 2)} ({cell(peer['tpot_ms']['p95'], 2)})",
             f"{cell(peer['ttft_ms']['p50'])} ({cell(peer['ttft_ms']['p95'])})",
             cell(peer["ttft_ratio"], 2),
-            cell(None if peer["roofline_share"] is None else 100 * peer["roofline_share"], 0, " %"),
+            cell(100 * peer["roofline_share"], 0, " %"),
         )
         for name, peer in document["peers"].items()
     ]
@@ -182,12 +187,11 @@ def main() -> None:
         parser.error("--rounds must be at least 1 and --new-tokens at least 2")
     picture = options.picture or write_picture(options.bundle_root / "picture-640x480.jpg")
     paths = bundles(options.checkpoint, options.bundle_root)
-    before = read_bandwidth_gbps(options.threads)
+    bandwidth = ReadBandwidth(options.threads)
     peers = open_peers(options.checkpoint, paths, options.threads, options.new_tokens, bf16=not options.no_bf16)
     machine = describe_machine()
-    done = measure(peers, picture, options.rounds, options.new_tokens)
-    after = read_bandwidth_gbps(options.threads)
-    mean = (before + after) / 2
+    done, rates = measure(peers, picture, options.rounds, options.new_tokens, bandwidth)
+    median = statistics.median(rates)
     with Image.open(picture) as image:
         width, height = image.size
     document = {
@@ -199,12 +203,12 @@ def main() -> None:
         "rounds": options.rounds,
         "threads": options.threads,
         "read_bandwidth_gbps": {
-            "before": round(before, 2),
-            "after": round(after, 2),
-            "mean": round(mean, 2),
+            "p50": round(median, 2),
+            "min": round(min(rates), 2),
+            "max": round(max(rates), 2),
         },
         **same(done),
-        "peers": compare(done, paths, mean),
+        "peers": compare(done, paths, median),
         "machine": machine,
     }
     show(document)

@@ -5,6 +5,9 @@ not been measured makes its row or its table disappear: nothing in them is writt
 
     latency     results of latency.py, `latency_*.json`, one row a checkpoint and measure
     accuracy    results of nano_accuracy.py, `nano_accuracy_*.json`
+    labels      results of label_scores.py, `label_scores*.json`, one row a list of labels
+    confidence  results of nano_confidence.py, `nano_confidence*.json`, before and after calibration
+    outliers    results of outliers.py, `outliers_*.json`, scores fitted on val
     cold_start  result of cold_start.py, `cold_start.json`
     export_3b   result of export_3b.py, `export_3b.json`
     machine     what they were measured on
@@ -135,6 +138,74 @@ def accuracy(results: Results) -> str:
     )
 
 
+def labels(results: Results) -> str:
+    """What the probabilities of labels cost, one row a bundle and list."""
+    rows = []
+    for document in (value for name, value in results.items() if name.startswith("label_scores")):
+        for row in document["rows"]:
+            ms, ratios = row["ways_ms"], row["ratios"]
+            rows.append(
+                [
+                    f"{row['bundle']}: {row['labels']:,}" + ("" if row["title"].isdecimal() else f" ({row['title']})"),
+                    f"{cell(row['best_nodes']['p50'], 0)} of {row['inner_nodes']:,}",
+                    cell(row["read_ms"]["p50"]),
+                    f"{cell(ms['best']['p50'])} ({cell(ratios['best_of_read'], 2)}x)",
+                    cell(ms["full"]["p50"]) if "full" in ms else "-",
+                    " / ".join(cell(ratios[f"full_of_prefill_{rows}"], 2) for rows in ("last_row", "all_rows")),
+                    " / ".join(cell(ratios[f"{way}_of_best"], 0, "x") for way in ("cached", "whole")),
+                    " / ".join(cell(ratios[f"{way}_of_full"], 0, "x") for way in ("cached", "whole")),
+                ]
+            )
+    head = ["labels", "visited", "read, ms", "best-first, ms", "all, ms", "all / prefill"]
+    return markdown([*head, "passes / best-first", "passes / all"], rows)
+
+
+def confidence(results: Results) -> str:
+    """Probabilities before and after calibration, and what is answered at the stated risk; one column a mode."""
+    documents = [value for name, value in results.items() if name.startswith("nano_confidence")]
+    rows = [
+        [title, *(f"{cell(d['before'][key], digits)} to {cell(d['after'][key], digits)}" for d in documents)]
+        for title, key, digits in (
+            ("top-1, %", "top_1_percent", 1),
+            ("ECE", "ece", 3),
+            ("negative log-likelihood", "nll", 3),
+            ("Brier score", "brier", 3),
+        )
+    ]
+    if documents:
+        rows.append(["answered at the stated risk", *(_answered(document) for document in documents)])
+        rows.append(["levels above the class, mean", *(cell(d["test"]["mean_level"], 2) for d in documents)])
+        rows.append(["clothes refused", *(f"{cell(d['clothes']['refused_percent'])} %" for d in documents)])
+    heads = [f"{d['mode']}, {d['precision']}, {100 * d['risk']:.0f} % risk" for d in documents]
+    return markdown(["grocery test, before to after", *heads], rows if documents else [])
+
+
+def _answered(document: Mapping[str, Any]) -> str:
+    test = document["test"]
+    wrong = "" if test["wrong_percent"] is None else f", {cell(test['wrong_percent'])} % of them wrong"
+    return f"{cell(test['answered_percent'])} %{wrong}"
+
+
+def outliers(results: Results) -> str:
+    """AUROC and TNR at 95 % TPR on clothes, AUROC on drawn birds, of every score fitted on val."""
+    columns = [
+        (d["precision"], {s["score"]: s for s in d["scores"] if s["fit"] in ("-", "val 296")})
+        for name, d in results.items()
+        if name.startswith("outliers_")
+    ]
+    names = list(dict.fromkeys(score for _, scores in columns for score in scores))
+    rows = [[name, *(_outlier(scores.get(name)) for _, scores in columns)] for name in names]
+    return markdown(["score", *(f"{precision}: clothes, birds" for precision, _ in columns)], rows)
+
+
+def _outlier(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "-"
+    clothes, birds = score["clothes"], score["birds"]
+    tnr = cell(clothes["tnr_at_tpr_95_percent"]["value"])
+    return f"{cell(clothes['auroc_percent']['value'])} (TNR {tnr}), {cell(birds['auroc_percent']['value'])}"
+
+
 def machine(results: Results) -> str:
     """One line for each kind of machine among the results, with the read bandwidth that was measured beside them."""
     lines: dict[str, list[float]] = {}
@@ -148,7 +219,7 @@ def machine(results: Results) -> str:
         line = f"{about['cpu']}, {about['cores']} cores, {memory}; Python {about['python']}, {versions}"
         rates = lines.setdefault(line, [])
         if "read_bandwidth_gbps" in document:
-            rates.append(document["read_bandwidth_gbps"]["mean"])
+            rates.append(document["read_bandwidth_gbps"]["p50"])
     return "\n".join(f"{line}{_bandwidth(rates)}." for line, rates in lines.items()) or UNKNOWN
 
 
@@ -162,6 +233,9 @@ def _bandwidth(rates: Sequence[float]) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "latency": latency,
     "accuracy": accuracy,
+    "labels": labels,
+    "confidence": confidence,
+    "outliers": outliers,
     "cold_start": cold_start,
     "export_3b": export_3b,
     "machine": machine,

@@ -21,9 +21,9 @@ def test_the_description_is_json_and_says_what_the_number_was_measured_on() -> N
 
 def test_bandwidth_is_that_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bandwidth, "ARRAY_BYTES", 1 << 28)
-    assert 1 < bandwidth.read_bandwidth_gbps(threads=1, seconds=0.2) < 1000
+    assert 1 < bandwidth.ReadBandwidth(threads=1).gbps(seconds=0.2) < 1000
 
 
 def test_bandwidth_refuses_no_threads() -> None:
     with pytest.raises(ValueError, match="threads must be at least 1"):
-        bandwidth.read_bandwidth_gbps(threads=0)
+        bandwidth.ReadBandwidth(threads=0)
