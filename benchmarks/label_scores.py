@@ -52,6 +52,7 @@ class Case:
     recognizer: Recognizer
     scorer: LabelScorer
     full: bool
+    confidence: Confidence
 
     @property
     def trie(self) -> Any:
@@ -60,7 +61,8 @@ class Case:
 
 def open_case(recognizer: Recognizer, title: str, labels: LabelSet, most_full: int) -> Case:
     """A case whose cache has room for everything that is timed."""
-    case = Case(title, recognizer, recognizer._scorer_of(labels, None), len(labels) <= most_full)
+    scorer = recognizer._scorer_of(labels, None)
+    case = Case(title, recognizer, scorer, len(labels) <= most_full, Confidence.uncalibrated(len(labels)))
     recognizer._decoder.reserve(1, MOST_PREFILLED + 512)
     return case
 
@@ -86,7 +88,7 @@ def ways(case: Case, picture: Path) -> dict[str, Callable[[Any], float]]:
 
 def _best(case: Case, context: Any) -> float:
     start = time.perf_counter()
-    case.scorer.best(DIRECT, context.logits, case.recognizer._extend, Confidence.uncalibrated(len(case.scorer.labels)))
+    _scores(case, context)
     return (time.perf_counter() - start) * 1e3
 
 
@@ -159,9 +161,7 @@ def measure(case: Case, pictures: Sequence[Path], rounds: int) -> dict[str, Any]
 
 
 def _scores(case: Case, context: Any) -> Any:
-    return case.scorer.best(
-        DIRECT, context.logits, case.recognizer._extend, Confidence.uncalibrated(len(case.scorer.labels))
-    )
+    return case.scorer.best(DIRECT, context.logits, case.recognizer._extend, case.confidence)
 
 
 def with_ratios(row: dict[str, Any]) -> dict[str, Any]:

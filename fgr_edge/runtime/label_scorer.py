@@ -111,7 +111,7 @@ class LabelScorer:
         self._closing_id = closing_id
         self._stored = compiled or {}
         self._compiled: dict[Frame, _Compiled] = {}
-        self._weightings: dict[tuple[Frame, int], tuple[Confidence, Weighting]] = {}
+        self._weightings: dict[Frame, tuple[Confidence, Weighting]] = {}  # for the calibration used last
         self._compile(DIRECT)  # names that their tokens do not tell apart are found now, not at a picture
 
     @property
@@ -177,10 +177,10 @@ class LabelScorer:
         return self._compiled[frame]
 
     def _weighting(self, frame: Frame, compiled: _Compiled, confidence: Confidence) -> Weighting:
-        kept = self._weightings.get((frame, id(confidence)))
+        kept = self._weightings.get(frame)
         if kept is None or kept[0] is not confidence:
             weighting = Weighting.build(compiled.trie, compiled.class_of, confidence.bias, confidence.temperature)
-            kept = self._weightings[frame, id(confidence)] = (confidence, weighting)
+            kept = self._weightings[frame] = (confidence, weighting)
         return kept[1]
 
 

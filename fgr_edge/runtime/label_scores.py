@@ -97,9 +97,8 @@ def _chunks(trie: LabelTrie, chunk: int) -> Iterator[tuple[list[int], int]]:
 
 def _set_edges(trie: LabelTrie, edges: Floats, nodes: Sequence[int], logits: Logits) -> None:
     """Log-probability of each child of `nodes` given its parent, from the parents' logits [R, V]."""
-    for node, row, log_sum in zip(nodes, logits, log_normalizers(logits), strict=True):
-        children = trie.children_of(node)
-        edges[children] = row[trie.tokens[children]] - log_sum
+    children, owner = trie.children_of_all(nodes)
+    edges[children] = logits[owner, trie.tokens[children]] - log_normalizers(logits)[owner]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +168,7 @@ class _Search:
         self._weighting = weighting
         self._top_k = min(top_k, len(weighting.bias))
         self._tolerance = tolerance
-        self._reach = {0: 0.0}  # log-probability of every inner node seen
+        self._reach = np.zeros(len(trie))  # log-probability of every node seen
         self._frontier: set[int] = set()
         self.log_probs = np.full(len(trie.leaf_of), -np.inf)
         self.rest = 1.0
@@ -178,16 +177,18 @@ class _Search:
     def visit(self, nodes: Sequence[int], logits: Logits) -> None:
         """Take in the logits [R, V] of nodes, parents before children."""
         trie = self._trie
-        for node, row, log_sum in zip(nodes, logits, log_normalizers(logits), strict=True):
-            self._frontier.discard(node)
-            children = trie.children_of(node)
-            reached = self._reach[node] + (row[trie.tokens[children]] - log_sum)
-            forms = trie.form_of[children]
-            leaves = forms >= 0
-            self.log_probs[forms[leaves]] = reached[leaves]
-            inner = children[~leaves].tolist()
-            self._reach.update(zip(inner, reached[~leaves].tolist(), strict=True))
-            self._frontier.update(inner)
+        children, owner = trie.children_of_all(nodes)
+        gains = logits[owner, trie.tokens[children]] - log_normalizers(logits)[owner]
+        ends = np.searchsorted(owner, np.arange(1, len(nodes) + 1)).tolist()
+        start = 0
+        for node, end in zip(nodes, ends, strict=True):  # a parent's value first
+            self._reach[children[start:end]] = self._reach[node] + gains[start:end]
+            start = end
+        forms = trie.form_of[children]
+        leaves = forms >= 0
+        self.log_probs[forms[leaves]] = self._reach[children[leaves]]
+        self._frontier.update(children[~leaves].tolist())
+        self._frontier.difference_update(nodes)
         self.nodes += len(nodes)
 
     def done(self) -> bool:
@@ -210,8 +211,7 @@ class _Search:
     def _left(self) -> tuple[Floats, Ints]:
         """Log of what each frontier node can still give, bias taken off at its most favourable; the forms below it."""
         nodes = np.fromiter(self._frontier, np.int64, len(self._frontier))
-        reached = np.array([self._reach[node] for node in nodes.tolist()])
-        return reached - self._weighting.lowest_bias[nodes], self._trie.forms_below[nodes]
+        return self._reach[nodes] - self._weighting.lowest_bias[nodes], self._trie.forms_below[nodes]
 
     def batch(self, room: int) -> list[int]:
         """The nodes to visit next: the likeliest of the frontier, and below them what probably follows."""

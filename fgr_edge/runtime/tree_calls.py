@@ -38,7 +38,8 @@ class TreeCalls:
         self._gather = gather
         self._trie = trie
         self._start = decoder.length
-        self._slot: dict[int, int] = {}  # node -> its place among the tree's slots
+        self._slot = np.empty(len(trie), np.int64)  # of each node asked for: its place among the tree's slots
+        self._used = 0
         self._seen = np.full((room, room), HIDDEN, np.float32)  # row: what each slot sees of the tree's slots
 
     def __enter__(self) -> TreeCalls:
@@ -52,12 +53,12 @@ class TreeCalls:
     def close(self) -> None:
         """Forget all nodes."""
         self._decoder.rewind(self._start)
-        self._slot.clear()
+        self._used = 0
 
     @property
     def left(self) -> int:
         """Nodes that still fit."""
-        return len(self._seen) - len(self._slot)
+        return len(self._seen) - self._used
 
     def logits(self, nodes: Sequence[int], wanted: Sequence[int] | None = None) -> Floats:
         """Logits [R, V] of the `wanted` of `nodes` (positions in it; all by default), overwritten by the next call.
@@ -69,15 +70,23 @@ class TreeCalls:
         rows = np.arange(len(nodes)) if wanted is None else np.asarray(wanted, np.int64)
         if not self._decoder.spec.tree_attention:
             return np.stack([self._along(nodes[row]) for row in rows])
-        trie, before = self._trie, len(self._slot)
-        for slot, node in enumerate(nodes, before):
-            parent = int(trie.parents[node])
-            self._seen[slot] = self._seen[self._slot[parent]] if parent else HIDDEN
-            self._seen[slot, slot] = 0
-            self._slot[node] = slot
-        index = np.asarray(nodes, np.int64)
+        trie, index = self._trie, np.asarray(nodes, np.int64)
+        before = self._used
+        self._place(index)
         slots = self._start + trie.depths[index] - 1
         return self._decoder.branch(self._gather(trie.tokens[index]), rows, slots, self._mask(before, len(nodes)))
+
+    def _place(self, nodes: Ints) -> None:
+        """Give nodes the next slots; each sees what its parent sees, and itself."""
+        trie, slots = self._trie, self._used + np.arange(len(nodes))
+        self._slot[nodes] = slots
+        self._used += len(nodes)
+        depths = trie.depths[nodes]
+        for depth in range(int(depths.min()), int(depths.max()) + 1):  # parents first
+            level = depths == depth
+            here = slots[level]
+            self._seen[here] = HIDDEN if depth == 1 else self._seen[self._slot[trie.parents[nodes[level]]]]
+            self._seen[here, here] = 0
 
     def _mask(self, before: int, count: int) -> Floats:
         """[S, W] for the decoder: the tree's slots, and slots of the prompt before them up to a width that recurs."""

@@ -33,6 +33,8 @@ class LabelTrie:
         children: [N - 1], all nodes but the root, grouped by parent.
         first_child: [N + 1], where each node's group starts in `children`.
         forms_below: [N], leaves below or at each node.
+        inner: nodes that need logits of their own, in preorder: all with children but the root.
+        levels: the nodes of each depth from 1 on.
     """
 
     tokens: Ints
@@ -43,6 +45,8 @@ class LabelTrie:
     children: Ints
     first_child: Ints
     forms_below: Ints
+    inner: Ints
+    levels: tuple[Ints, ...]
 
     @classmethod
     def build(cls, sequences: Sequence[Sequence[int]], names: Sequence[str]) -> LabelTrie:
@@ -84,9 +88,11 @@ class LabelTrie:
         form_of[leaf_of] = np.arange(len(leaf_of))
         forms_below = np.zeros(count, np.int64)
         forms_below[leaf_of] = 1
-        for nodes in _levels(depths)[::-1]:
+        levels = tuple(np.flatnonzero(depths == depth) for depth in range(1, int(depths.max()) + 1))
+        for nodes in levels[::-1]:
             np.add.at(forms_below, parents[nodes], forms_below[nodes])
-        return cls(tokens, parents, depths, leaf_of, form_of, children, first_child, forms_below)
+        inner = np.flatnonzero(np.diff(first_child) > 0)[1:]
+        return cls(tokens, parents, depths, leaf_of, form_of, children, first_child, forms_below, inner, levels)
 
     def __len__(self) -> int:
         """Nodes, the root and the leaves among them."""
@@ -96,15 +102,14 @@ class LabelTrie:
         """Children of a node, in the order of their tokens."""
         return self.children[self.first_child[node] : self.first_child[node + 1]]
 
-    @property
-    def inner(self) -> Ints:
-        """Nodes that need logits of their own, in preorder: all with children but the root."""
-        return np.flatnonzero(np.diff(self.first_child) > 0)[1:]
-
-    @property
-    def levels(self) -> list[Ints]:
-        """The nodes of each depth from 1 on."""
-        return _levels(self.depths)
+    def children_of_all(self, nodes: Sequence[int]) -> tuple[Ints, Ints]:
+        """Children [E] of several nodes, one node's after another's, and for each the position [E] of its parent."""
+        index = np.asarray(nodes, np.int64)
+        first = self.first_child[index]
+        counts = self.first_child[index + 1] - first
+        owner = np.repeat(np.arange(len(index)), counts)
+        before = np.cumsum(counts) - counts
+        return self.children[np.arange(len(owner)) + (first - before)[owner]], owner
 
     def path(self, node: int) -> list[int]:
         """Nodes from below the root down to `node`."""
@@ -113,10 +118,6 @@ class LabelTrie:
             nodes.append(node)
             node = int(self.parents[node])
         return nodes[::-1]
-
-
-def _levels(depths: Ints) -> list[Ints]:
-    return [np.flatnonzero(depths == depth) for depth in range(1, int(depths.max(initial=0)) + 1)]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
