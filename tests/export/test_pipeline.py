@@ -22,7 +22,6 @@ from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.labels import Label, LabelSet
 from fgr_edge.runtime.recognizer import Recognizer
-from fgr_edge.runtime.stored_labels import StoredLabels
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -299,7 +298,11 @@ def test_labels_travel_along(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("name,parent,synonyms\nRoyal Gala,Apple,Gala\nKäse 🧀,,\n", encoding="utf-8")
     bundle = export(checkpoint, tmp_path / "bundle", labels=tmp_path / "labels.csv")
     expected = LabelSet((Label("Royal Gala", "Apple", ("Gala",)), Label("Käse 🧀")))
-    assert Bundle.open(bundle).labels() == StoredLabels(expected)
+    stored = Bundle.open(bundle).labels()
+    assert stored is not None and stored.labels == expected
+    # One token a byte, and the closing one: a device encodes nothing.
+    assert [len(ids) for ids in stored.compiled["{label}"]] == [10 + 1, 4 + 1, len("Käse 🧀".encode()) + 1]
+    assert len(stored.compiled) == 2, "direct, and after a thought"
     assert "Käse 🧀" in (bundle / "labels.json").read_text(encoding="utf-8")
 
 
