@@ -80,7 +80,9 @@ def test_a_calibrated_bundle_answers_with_calibrated_probabilities(
     report = calibrate(bundle, listed(tmp_path, pictures), risk=0.15)
     [mode] = report["modes"]
     assert (mode["photographs"], mode["classes_with_photographs"], mode["classes"]) == (COUNT, COUNT, COUNT)
-    assert mode["before"]["accuracy"] > 0.9 and mode["notes"] == []
+    assert mode["before"]["accuracy"] > 0.9
+    assert mode["temperature"] == 1.0, "without mistakes there is nothing to fit one on"
+    assert len(mode["notes"]) == 1 and mode["notes"][0].startswith("Only 0 of 20 photographs are named wrongly")
     labels = Recognizer(bundle).labels
     assert labels is not None
     stored = read_confidence(Bundle.open(bundle), labels)["direct"]
@@ -95,11 +97,25 @@ def test_a_calibrated_bundle_answers_with_calibrated_probabilities(
     assert all(new[name] == old[name] for name in old)
 
 
+def test_a_bundle_that_errs_gets_the_temperature_that_was_fitted(
+    bundle: Path, pictures: list[tuple[Path, str]], tmp_path: Path
+) -> None:
+    # Half of the photographs carry their neighbour's name: the model is far too sure, and must be told so.
+    rows = [(path, pictures[i ^ 1][1] if i % 4 < 2 else label) for i, (path, label) in enumerate(pictures)]
+    [mode] = calibrate(bundle, listed(tmp_path, rows), risk=0.9)["modes"]
+    assert mode["before"]["accuracy"] == 0.5
+    assert mode["temperature"] > 2 and mode["after"]["nll"] < mode["before"]["nll"]
+    labels = Recognizer(bundle).labels
+    assert labels is not None
+    stored = read_confidence(Bundle.open(bundle), labels)["direct"]
+    assert (stored.temperature, stored.accept_probability) == (mode["temperature"], mode["threshold"])
+
+
 def test_where_no_threshold_keeps_the_risk_nothing_is_answered_and_it_is_said(
     bundle: Path, pictures: list[tuple[Path, str]], tmp_path: Path
 ) -> None:
     [mode] = calibrate(bundle, listed(tmp_path, pictures), risk=0.01)["modes"]
-    assert mode["threshold"] is None and "nothing is answered" in mode["notes"][0]
+    assert mode["threshold"] is None and "nothing is answered" in mode["notes"][1]
     document = Bundle.open(bundle).json(CONFIDENCE)["modes"]["direct"]
     assert document["accept_probability"] is None and document["notes"] == mode["notes"]
     assert Recognizer(bundle, threads=1)(pictures[0][0]).abstained_because == "unsure"
