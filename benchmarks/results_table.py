@@ -1,4 +1,4 @@
-"""Puts the figures in `benchmarks/results/*.json` into README.md, between markers, and nowhere else.
+"""Puts the figures in `benchmarks/results/*.json` into README.md and benchmarks/README.md, between markers.
 
 A table stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; NAME is one of `TABLES`. A figure that has
 not been measured makes its row or its table disappear: nothing in them is written by hand.
@@ -6,15 +6,16 @@ not been measured makes its row or its table disappear: nothing in them is writt
     latency     results of latency.py, `latency_*.json`, one row a checkpoint and measure
     accuracy    results of nano_accuracy.py, `nano_accuracy_*.json`
     labels      results of label_scores.py, `label_scores*.json`, one row a list of labels
+    labels_short  of these, what the float32 nano costs at 81, 1,000 and 10,000 labels
     confidence  results of nano_confidence.py, `nano_confidence*.json`, before and after calibration
     outliers    results of outliers.py, `outliers_*.json`, scores fitted on val
     cold_start  result of cold_start.py, `cold_start.json`
     export_3b   result of export_3b.py, `export_3b.json`
     machine     what they were measured on
 
-    python benchmarks/results_table.py [--check] [--readme README.md] [--results benchmarks/results]
+    python benchmarks/results_table.py [--check] [--readme FILE...] [--results benchmarks/results]
 
-`--check` changes nothing and exits with 1 when README.md is out of date.
+`--check` changes nothing and exits with 1 when a file is out of date.
 """
 
 from __future__ import annotations
@@ -140,9 +141,18 @@ def accuracy(results: Results) -> str:
 
 def labels(results: Results) -> str:
     """What the probabilities of labels cost, one row a bundle and list."""
+    return _labels(results, lambda _: True)
+
+
+def labels_short(results: Results) -> str:
+    """Three rows of `labels`."""
+    return _labels(results, lambda row: row["bundle"] == "nano-fp32" and row["labels"] in (81, 1000, 10_000))
+
+
+def _labels(results: Results, wanted: Callable[[Mapping[str, Any]], bool]) -> str:
     rows = []
     for document in (value for name, value in results.items() if name.startswith("label_scores")):
-        for row in document["rows"]:
+        for row in filter(wanted, document["rows"]):
             ms, ratios = row["ways_ms"], row["ratios"]
             rows.append(
                 [
@@ -234,6 +244,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "latency": latency,
     "accuracy": accuracy,
     "labels": labels,
+    "labels_short": labels_short,
     "confidence": confidence,
     "outliers": outliers,
     "cold_start": cold_start,
@@ -266,17 +277,20 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="exit with 1 when README.md is out of date")
-    parser.add_argument("--readme", type=Path, default=root / "README.md")
+    files = [root / "README.md", root / "benchmarks" / "README.md"]
+    parser.add_argument("--readme", type=Path, nargs="+", default=files)
     parser.add_argument("--results", type=Path, default=root / "benchmarks" / "results")
     options = parser.parse_args()
-    before = options.readme.read_text(encoding="utf-8")
-    after = fill(before, read_results(options.results))
-    if after == before:
-        return
-    if options.check:
-        print(f"{options.readme.name} is out of date: run python benchmarks/results_table.py", file=sys.stderr)
-        raise SystemExit(1)
-    options.readme.write_text(after, encoding="utf-8")
+    results = read_results(options.results)
+    for path in options.readme:
+        before = path.read_text(encoding="utf-8")
+        after = fill(before, results)
+        if after == before:
+            continue
+        if options.check:
+            print(f"{path.name} is out of date: run python benchmarks/results_table.py", file=sys.stderr)
+            raise SystemExit(1)
+        path.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":

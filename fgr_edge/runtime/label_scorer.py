@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float64]
 Extend = Callable[[Sequence[int]], Logits]
 Encode = Callable[[str], Sequence[int]]
 Compiled = Mapping[str, Sequence[Sequence[int]]]
+FRAME_TOKENS = 32  # that a frame may add to a name in the trie
 REST_TOLERANCE = 0.01
 """Best-first scoring stops when what it has not visited has at most this share of the probability."""
 
@@ -118,8 +119,9 @@ class LabelScorer:
     def branches(self) -> int:
         """Cache slots that scoring needs beyond the text, with tree attention."""
         spec = self._decoder.spec
-        room = chunk_room(chunk_nodes(spec.vocab), self.longest)
-        return max(BEST_FIRST_NODES, room) if spec.tree_attention else 0
+        deepest = self.longest + FRAME_TOKENS
+        most = max(BEST_FIRST_NODES, chunk_room(chunk_nodes(spec.vocab), deepest))
+        return min(most, len(self.labels.forms) * deepest) if spec.tree_attention else 0
 
     @property
     def longest(self) -> int:
@@ -143,7 +145,8 @@ class LabelScorer:
         """Score until the first `top_k` classes are certain and the rest is small; see `score_best`."""
         compiled, logits = self._enter(frame, logits, extend)
         weighting = self._weighting(frame, compiled, confidence)
-        with TreeCalls(self._decoder, self._gather, compiled.trie, BEST_FIRST_NODES) as calls:
+        room = min(BEST_FIRST_NODES, len(compiled.trie.inner))
+        with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
             found = score_best(compiled.trie, logits, calls, weighting, top_k=top_k, tolerance=tolerance)
         if found is None:
             return self._all(compiled, logits)

@@ -33,9 +33,23 @@ Floats = npt.NDArray[np.float64]
 CACHED_VALUES = 1 << 17
 MAX_CHUNK = 512  # nodes of one call at most
 CHUNK_LOGITS_BYTES = 64 * 1024 * 1024
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # nodes of a best-first call: few shapes, so that calls stay bound
+BATCHES = (
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+    12,
+    16,
+    24,
+    32,
+    64,
+    128,
+)  # nodes of a best-first call: few shapes, so that calls stay bound
 MIN_BATCH = 4  # fewer cost as much: a call reads all weights whatever it computes
-BEST_FIRST_NODES = 256  # visited by `score_best` before the rest is scored in chunks
+USUAL_BATCH = 32  # more at once only where more are known to be needed: what is looked at ahead may be for nothing
+BEST_FIRST_NODES = 1024  # visited by `score_best` at most
 
 
 def chunk_nodes(vocab: int) -> int:
@@ -153,7 +167,10 @@ def score_best(
     search = _Search(trie, weighting, top_k, tolerance)
     search.visit([0], root_logits[None])
     while not search.done():
-        batch = search.batch(min(BATCHES[-1], calls.left))
+        needed = search.needed()
+        if needed > calls.left:
+            return None
+        batch = search.batch(min(calls.left, max(USUAL_BATCH, needed)))
         if not batch:
             return None
         search.visit(batch, calls.logits(batch))
@@ -213,6 +230,14 @@ class _Search:
         nodes = np.fromiter(self._frontier, np.int64, len(self._frontier))
         return self._reach[nodes] - self._weighting.lowest_bias[nodes], self._trie.forms_below[nodes]
 
+    def needed(self) -> int:
+        """About how many nodes must be visited yet, at least: those too likely to be left out together."""
+        left, _ = self._left()
+        known = self.log_probs - self._weighting.bias[self._weighting.class_of]
+        shares = np.sort(np.exp(left))
+        allowed = self._tolerance * (shares.sum() + np.exp(known).sum())
+        return len(shares) - int(np.searchsorted(np.cumsum(shares), allowed, side="right"))
+
     def batch(self, room: int) -> list[int]:
         """The nodes to visit next: the likeliest of the frontier, and below them what probably follows."""
         trie, lowest = self._trie, self._weighting.lowest_bias
@@ -223,7 +248,7 @@ class _Search:
         known = self.log_probs - self._weighting.bias[self._weighting.class_of]
         small = 0.5 * self._tolerance * (missing + float(np.exp(known).sum()))
         batch: list[int] = []
-        while queue and len(batch) < room:
+        while queue and len(batch) < min(room, BATCHES[-1]):
             value, node = heapq.heappop(queue)
             share = math.exp(-value)
             enough = missing <= small and share <= small

@@ -40,7 +40,7 @@ class TreeCalls:
         self._start = decoder.length
         self._slot = np.empty(len(trie), np.int64)  # of each node asked for: its place among the tree's slots
         self._used = 0
-        self._seen = np.full((room, room), HIDDEN, np.float32)  # row: what each slot sees of the tree's slots
+        self._seen = np.empty((room, room), np.float32)  # row: what each slot sees of the tree's slots
 
     def __enter__(self) -> TreeCalls:
         return self
