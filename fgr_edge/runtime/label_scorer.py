@@ -26,6 +26,7 @@ Extend = Callable[[Sequence[int]], Logits]
 Encode = Callable[[str], Sequence[int]]
 Compiled = Mapping[str, Sequence[Sequence[int]]]
 FRAME_TOKENS = 32  # that a frame may add to a name in the trie
+WORTH_SEARCHING = 0.5  # of the inner nodes; where more are needed, the model is unsure and whole chunks are faster
 REST_TOLERANCE = 0.01
 """Best-first scoring stops when what it has not visited has at most this share of the probability."""
 
@@ -147,7 +148,8 @@ class LabelScorer:
         weighting = self._weighting(frame, compiled, confidence)
         room = min(BEST_FIRST_NODES, len(compiled.trie.inner))
         with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
-            found = score_best(compiled.trie, logits, calls, weighting, top_k=top_k, tolerance=tolerance)
+            most = round(WORTH_SEARCHING * len(compiled.trie.inner))
+            found = score_best(compiled.trie, logits, calls, weighting, top_k=top_k, tolerance=tolerance, most=most)
         if found is None:
             return self._all(compiled, logits)
         return ClassScores(weighting.class_log_probs(found.log_probs), found.rest, found.nodes)

@@ -157,18 +157,25 @@ class BestScores:
 
 
 def score_best(
-    trie: LabelTrie, root_logits: Logits, calls: TreeCalls, weighting: Weighting, *, top_k: int, tolerance: float
+    trie: LabelTrie,
+    root_logits: Logits,
+    calls: TreeCalls,
+    weighting: Weighting,
+    *,
+    top_k: int,
+    tolerance: float,
+    most: int = BEST_FIRST_NODES,
 ) -> BestScores | None:
     """Scores until the first `top_k` classes are certain and the rest has at most `tolerance` of the shares.
 
     Returns:
-        None when more nodes would be needed than the calls have room for: score all instead.
+        None when more nodes are needed than the calls have room for, or more than `most`: score all instead.
     """
     search = _Search(trie, weighting, top_k, tolerance)
     search.visit([0], root_logits[None])
     while not search.done():
         needed = search.needed()
-        if needed > calls.left:
+        if needed > calls.left or search.nodes - 1 + needed > most:
             return None
         batch = search.batch(min(calls.left, max(USUAL_BATCH, needed)))
         if not batch:
