@@ -26,7 +26,7 @@ Extend = Callable[[Sequence[int]], Logits]
 Encode = Callable[[str], Sequence[int]]
 Compiled = Mapping[str, Sequence[Sequence[int]]]
 FRAME_TOKENS = 32  # that a frame may add to a name in the trie
-WORTH_SEARCHING = 0.5  # of the inner nodes; where more are needed, the model is unsure and whole chunks are faster
+WORTH_SEARCHING = 0.25  # of the inner nodes; where more are needed, the model is unsure and whole chunks are faster
 REST_TOLERANCE = 0.01
 """Best-first scoring stops when what it has not visited has at most this share of the probability."""
 
