@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,12 @@ from benchmarks.machine import describe_machine
 from benchmarks.report import cell, publish, table
 from fgr_edge import Recognizer
 from fgr_edge.calibrate.label_calibration import CalibrationConfig, calibrate_labels
-from fgr_edge.calibrate.temperature import softmax
 from fgr_edge.data.labelled import read_labelled
 from fgr_edge.evaluate.metrics import brier_score, expected_calibration_error, negative_log_likelihood, wilson_interval
+from fgr_edge.export.progress import progress_bar
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.confidence import softmax
 from fgr_edge.runtime.label_scorer import ClassScores
-
-
-@contextmanager
-def silent(_: str, __: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar that shows nothing."""
-    yield lambda _: None
 
 
 def figures(probabilities: Any, classes: Any) -> dict[str, float]:
@@ -82,7 +77,7 @@ def measure(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
     config = CalibrationConfig(
         bundle, val, (options.mode,), options.risk, labels=options.labels, allow_missing=True, force=True
     )
-    fit = calibrate_labels(config, silent)["modes"][0]
+    fit = calibrate_labels(config, partial(progress_bar, quiet=True))["modes"][0]
     recognizer = Recognizer(bundle)
     labels = recognizer.labels
     assert labels is not None

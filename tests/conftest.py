@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.command import Done, run_here
 
 if TYPE_CHECKING:
     from tests.tiny import TinyModels
@@ -108,3 +111,9 @@ def qwen_tokenizer() -> Path:
     if not path.is_file():
         pytest.skip("no Qwen tokenizer: set FGR_EDGE_QWEN_TOKENIZER to its tokenizer.json")
     return path
+
+
+@pytest.fixture
+def fgr_edge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Run the command in this process: arguments, and `stdin` as bytes."""
+    return partial(run_here, capsys, monkeypatch)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fgr_edge import __version__
-from fgr_edge.cli import main
+from tests.command import Done
 
 if TYPE_CHECKING:
     from tests.tiny import TinyModels
@@ -25,36 +23,10 @@ COMMAND = [sys.executable, "-c", "from fgr_edge.cli import main; main()"]
 LABELS = ["Royal", "Royal Gala", "Pink Lady", "Käse"]
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
 def process(*arguments: object, stdin: bytes = b"") -> Done:
     """Run the command in a process of its own."""
     run = subprocess.run([*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, timeout=240)
     return Done(run.returncode, run.stdout.decode(), run.stderr.decode())
-
-
-@pytest.fixture
-def fgr_edge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Run the command in this process, by its entry point."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "argv", ["fgr-edge", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        assert isinstance(code, int)
-        return Done(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.calibrate.temperature import fit_temperature, softmax
+from fgr_edge.calibrate.temperature import fit_temperature
 from fgr_edge.errors import DataError, EngineError
 from fgr_edge.evaluate.metrics import losses_of
+from fgr_edge.runtime.confidence import softmax
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

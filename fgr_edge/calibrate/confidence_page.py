@@ -7,17 +7,14 @@ the length of a name. It loads nothing from anywhere and runs no script.
 from __future__ import annotations
 
 import json
-import logging
 from html import escape
 from pathlib import Path
 
 from fgr_edge.calibrate.confidence_report import Measured
 from fgr_edge.calibrate.confidence_table import heading, rows, rule
 from fgr_edge.calibrate.label_calibration import ModeReport, Report
-from fgr_edge.errors import StorageError
 from fgr_edge.evaluate import figures
-
-log = logging.getLogger(__name__)
+from fgr_edge.evaluate.files import write_files
 
 STYLE = """
 body{font:15px/1.45 system-ui,Helvetica,Arial,sans-serif;color:#222;margin:2em auto;max-width:1240px;padding:0 1.5em}
@@ -40,14 +37,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         "report.json": json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         "report.html": page(report),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{folder}: the report cannot be written ({error}); expected a folder with room") from error
-    log.info("report in %s", folder)
-    return [folder / name for name in files]
+    return write_files(folder, files)
 
 
 def page(report: Report) -> str:

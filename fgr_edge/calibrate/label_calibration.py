@@ -21,14 +21,13 @@ from fgr_edge.calibrate.confidence import Calibration, fit_calibration, out_of_f
 from fgr_edge.calibrate.confidence_report import Measured, measure, notes_on
 from fgr_edge.calibrate.outliers import fit_outliers
 from fgr_edge.calibrate.scoring import Scored, check_classes, score_pictures
-from fgr_edge.calibrate.temperature import softmax
 from fgr_edge.calibrate.thresholds import Options, design_effect, fit_threshold, options_of
 from fgr_edge.data.labelled import read_labelled
 from fgr_edge.errors import ConfigError, OutputExistsError
 from fgr_edge.evaluate.evaluation import Skipped, class_indices
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, Bundle, sha256_of
 from fgr_edge.runtime.bundle_amendment import BundleAmendment
-from fgr_edge.runtime.confidence import CONFIDENCE, MODES, SCHEMA_VERSION
+from fgr_edge.runtime.confidence import CONFIDENCE, MODES, SCHEMA_VERSION, softmax
 from fgr_edge.runtime.label_scorer import compile_frames
 from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.outliers import OutlierDetector, outliers_file

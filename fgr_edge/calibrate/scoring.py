@@ -15,8 +15,8 @@ import numpy.typing as npt
 from fgr_edge.calibrate.confidence import FOLDS, LEAST_PER_FOLD
 from fgr_edge.calibrate.outliers import MIN_PHOTOGRAPHS
 from fgr_edge.data.labelled import LabelledPicture
-from fgr_edge.errors import DataError, EngineError, ImageError
-from fgr_edge.evaluate.evaluation import NAMED_AT_MOST, SKIPPED_AT_MOST, Skipped
+from fgr_edge.errors import DataError, EngineError
+from fgr_edge.evaluate.evaluation import NAMED_AT_MOST, Skipped, ask_all
 from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.prompt import Mode
@@ -49,36 +49,27 @@ def score_pictures(
         DataError: more than 5 % of them cannot be.
         EngineError: scores are NaN or infinite.
     """
-    log_probs: dict[Mode, list[Floats]] = {mode: [] for mode in modes}
-    features, kept = [], []
-    skipped: list[Skipped] = []
-    for picture, right in zip(pictures, classes, strict=True):
-        try:
-            found: dict[Mode, Evidence] = {mode: recognizer.evidence(picture.path, mode=mode) for mode in modes}
-        except ImageError as error:
-            skipped.append({"path": str(picture.path), "error": str(error)})
-            if len(skipped) > SKIPPED_AT_MOST * len(pictures):
-                raise DataError(
-                    f"{len(skipped)} of the {len(pictures)} photographs cannot be opened, more than "
-                    f"{SKIPPED_AT_MOST:.0%}; the last: {error}. Check the data"
-                ) from error
-            continue
-        for mode, evidence in found.items():
-            if not np.isfinite(evidence.log_probs).all():
-                raise EngineError(
-                    f"the {mode} scores of {picture.path} are NaN or infinite; expected numbers: check the bundle with "
-                    "float32 (`fgr-edge export --precision fp32`)"
-                )
-            log_probs[mode].append(evidence.log_probs)
-        features.append(found[modes[0]].features)
-        kept.append(right)
-        step(len(modes))
+
+    def ask(index: int) -> dict[Mode, Evidence]:
+        return {mode: _evidence(recognizer, pictures[index], mode) for mode in modes}
+
+    found, skipped = ask_all(ask, range(len(pictures)), pictures, lambda count: step(count * len(modes)))
     return Scored(
-        {mode: np.stack(rows) for mode, rows in log_probs.items()},
-        np.stack(features),
-        np.array(kept, np.int64),
+        {mode: np.stack([evidence[mode].log_probs for _, evidence in found]) for mode in modes},
+        np.stack([evidence[modes[0]].features for _, evidence in found]),
+        np.array([classes[index] for index, _ in found], np.int64),
         skipped,
     )
+
+
+def _evidence(recognizer: Recognizer, picture: LabelledPicture, mode: Mode) -> Evidence:
+    evidence = recognizer.evidence(picture.path, mode=mode)
+    if not np.isfinite(evidence.log_probs).all():
+        raise EngineError(
+            f"the {mode} scores of {picture.path} are NaN or infinite; expected numbers: check the bundle with "
+            "float32 (`fgr-edge export --precision fp32`)"
+        )
+    return evidence
 
 
 def check_classes(classes: Ints, labels: LabelSet, *, allow_missing: bool) -> list[str]:

@@ -10,19 +10,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fgr_edge.runtime.confidence import softmax
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LOWEST, HIGHEST = 0.05, 20.0  # beyond them the photographs say nothing: every answer is right, or none means anything
 _TOLERANCE = 1e-7  # relative, of 1 / T
 _MOST_STEPS = 100
-
-
-def softmax(scores: Floats) -> Floats:
-    """Along the last axis."""
-    shares: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares /= shares.sum(axis=-1, keepdims=True)
-    return shares
 
 
 def fit_temperature(scores: Floats, classes: Ints) -> float:

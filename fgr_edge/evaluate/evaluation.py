@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.confidence import Confidence, read_confidence
 from fgr_edge.runtime.labels import LabelSet, normalized, read_labels
 from fgr_edge.runtime.prompt import Mode
+
+T = TypeVar("T")
 
 SKIPPED_AT_MOST = 0.05  # share of photographs that may be unreadable
 NAMED_AT_MOST = 8  # classes in an error message
@@ -168,17 +170,17 @@ def evaluate(config: EvaluationConfig, progress: ProgressBar) -> Evaluation:
 
 
 def ask_all(
-    ask: Callable[[int], Outcome],
+    ask: Callable[[int], T],
     chosen: Sequence[int],
     pictures: Sequence[LabelledPicture],
     step: Callable[[int], None],
-) -> tuple[list[tuple[int, Outcome]], list[Skipped]]:
-    """Outcomes with the number of their photograph, and the photographs that could not be opened.
+) -> tuple[list[tuple[int, T]], list[Skipped]]:
+    """What `ask` finds, with the number of its photograph, and the photographs that could not be opened.
 
     Raises:
         DataError: more than 5 % could not be, as soon as that is certain.
     """
-    outcomes: list[tuple[int, Outcome]] = []
+    outcomes: list[tuple[int, T]] = []
     skipped: list[Skipped] = []
     for index in chosen:
         try:

@@ -9,19 +9,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from fgr_edge.errors import ImageError, StorageError
+from fgr_edge.errors import ImageError
 from fgr_edge.evaluate.confusion import ConfusedPair, confused_pairs
 from fgr_edge.evaluate.confusion_picture import NO_CLASS, draw
 from fgr_edge.evaluate.evaluation import Document, Evaluation
+from fgr_edge.evaluate.files import write_files
 from fgr_edge.evaluate.table import rows
 from fgr_edge.runtime.image import load_image
-
-log = logging.getLogger(__name__)
 
 PICTURED = 18  # confused pairs with photographs
 THUMBNAIL_PX = 120
@@ -47,14 +45,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
         "results.json": json.dumps(evaluation.document, ensure_ascii=False, indent=1) + "\n",
         "report.html": page(evaluation),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{folder}: the report cannot be written ({error}); expected a folder with room") from error
-    log.info("report in %s", folder)
-    return [folder / name for name in files]
+    return write_files(folder, files)
 
 
 def page(evaluation: Evaluation) -> str:

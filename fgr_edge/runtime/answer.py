@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tokenizers.decoders import DecodeStream
 
 from fgr_edge.runtime.label_scorer import REASONED, Frame
+from fgr_edge.runtime.label_scores import log_normalizers
 from fgr_edge.runtime.prompt import PromptBuilder
 from fgr_edge.runtime.sampling import Sampler
 
@@ -108,7 +109,7 @@ class Answerer:
         while len(ids) < room:
             token = sampler.next(logits)
             if chosen is not None:
-                chosen.append(_log_softmax(logits, token))
+                chosen.append(float(logits[token] - log_normalizers(logits[None])[0]))
             if token in self._eos_ids:
                 break
             ids.append(token)
@@ -131,11 +132,6 @@ def _lead_after(text: str) -> str:
         return ANSWER_TAG.removeprefix(begun)
     gap = "" if after[-1:].isspace() else " "
     return f"{'' if end else THINK_END}{gap}{ANSWER_TAG}"
-
-
-def _log_softmax(logits: Logits, token: int) -> float:
-    top = logits.max()
-    return float(logits[token] - top - np.log(np.exp(logits - top).sum(dtype=np.float64)))
 
 
 def _answer_in(text: str) -> str | None:

@@ -124,10 +124,7 @@ class Confidence:
                 "the engine gave log-probabilities that are NaN, or that are infinite for every class; expected finite "
                 "ones: check the bundle with float32 (`fgr-edge export --precision fp32`)"
             )
-        scores = (log_probs - self.bias) / self.temperature
-        shares: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        shares /= shares.sum(axis=-1, keepdims=True)
-        return shares
+        return softmax((log_probs - self.bias) / self.temperature)
 
     def decide(self, probabilities: Floats, labels: LabelSet, outlier_score: float | None = None) -> Decision:
         """Answer a class if it is sure enough, else the nearest level above that is, else nothing.
@@ -153,6 +150,13 @@ class Confidence:
                 if probability >= self.accept_parent_probability:
                     return Decision(name, probability, level, None)
         return Decision(None, None, None, "unsure")
+
+
+def softmax(scores: Floats) -> Floats:
+    """Along the last axis; -inf becomes 0."""
+    shares: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def best_groups(probabilities: Floats, labels: LabelSet) -> list[tuple[int, str, float]]:

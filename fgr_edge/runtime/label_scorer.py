@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.decoder import Decoder
-from fgr_edge.runtime.label_scores import BEST_FIRST_NODES, Weighting, chunk_nodes, chunk_room, score_all, score_best
+from fgr_edge.runtime.label_scores import (
+    BEST_FIRST_NODES,
+    Weighting,
+    add_forms,
+    chunk_nodes,
+    chunk_room,
+    score_all,
+    score_best,
+)
 from fgr_edge.runtime.labels import LabelSet, compile_forms
 from fgr_edge.runtime.tree_calls import Gather, TreeCalls
 from fgr_edge.runtime.trie import Ints, LabelTrie
@@ -159,8 +167,7 @@ class LabelScorer:
         room = chunk_room(chunk, compiled.longest)
         with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
             forms = score_all(compiled.trie, logits, calls, chunk)
-        classes = np.full(len(self.labels), -np.inf)
-        np.logaddexp.at(classes, compiled.class_of, forms)
+        classes = add_forms(forms, compiled.class_of, len(self.labels))
         return ClassScores(classes, 0.0, len(compiled.trie.inner))
 
     def _enter(self, frame: Frame, logits: Logits, extend: Extend) -> tuple[_Compiled, Logits]:

@@ -115,6 +115,13 @@ def _set_edges(trie: LabelTrie, edges: Floats, nodes: Sequence[int], logits: Log
     edges[children] = logits[owner, trie.tokens[children]] - log_normalizers(logits)[owner]
 
 
+def add_forms(form_log_probs: Floats, class_of: Ints, classes: int) -> Floats:
+    """Forms [F] added up to classes [C]; -inf where no form was scored."""
+    found = np.full(classes, -np.inf)
+    np.logaddexp.at(found, class_of, form_log_probs)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Weighting:
     """How probabilities of forms become shares of classes: softmax((log p - bias) / temperature).
@@ -142,9 +149,7 @@ class Weighting:
 
     def class_log_probs(self, form_log_probs: Floats) -> Floats:
         """Forms [F] added up to classes [C]; -inf where no form was scored."""
-        found = np.full(len(self.bias), -np.inf)
-        np.logaddexp.at(found, self.class_of, form_log_probs)
-        return found
+        return add_forms(form_log_probs, self.class_of, len(self.bias))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,8 @@ class _Search:
         self._frontier: set[int] = set()
         self.log_probs = np.full(len(trie.leaf_of), -np.inf)
         self.rest = 1.0
+        self._left = np.zeros(0)  # log of what each frontier node can still give, bias off at its most favourable
+        self._spare = 0.0  # weight that may stay unvisited
         self.nodes = 0
 
     def visit(self, nodes: Sequence[int], logits: Logits) -> None:
@@ -216,11 +223,13 @@ class _Search:
         self.nodes += len(nodes)
 
     def done(self) -> bool:
-        """Whether the order of the first classes is certain and the rest small; sets `rest`."""
+        """Whether the order of the first classes is certain and the rest small; sets what a round goes by."""
         weighting = self._weighting
         known = weighting.class_log_probs(self.log_probs) - weighting.bias
-        left, forms = self._left()
-        self.rest = _rest_share(known, left, forms, weighting.temperature)
+        nodes = np.fromiter(self._frontier, np.int64, len(self._frontier))
+        left = self._left = self._reach[nodes] - weighting.lowest_bias[nodes]
+        self._spare = self._tolerance * float(np.exp(left).sum() + np.exp(known).sum())
+        self.rest = _rest_share(known, left, self._trie.forms_below[nodes], weighting.temperature)
         return self.rest <= self._tolerance and self._is_ordered(known, _log_sum(left))
 
     def _is_ordered(self, known: Floats, left: float) -> bool:
@@ -232,28 +241,17 @@ class _Search:
         after = np.append(np.maximum.accumulate(largest[::-1])[::-1], -np.inf)[1:]
         return bool((known[order] >= after)[: self._top_k].all())
 
-    def _left(self) -> tuple[Floats, Ints]:
-        """Log of what each frontier node can still give, bias taken off at its most favourable; the forms below it."""
-        nodes = np.fromiter(self._frontier, np.int64, len(self._frontier))
-        return self._reach[nodes] - self._weighting.lowest_bias[nodes], self._trie.forms_below[nodes]
-
     def needed(self) -> int:
         """About how many nodes must be visited yet, at least: those too likely to be left out together."""
-        left, _ = self._left()
-        known = self.log_probs - self._weighting.bias[self._weighting.class_of]
-        shares = np.sort(np.exp(left))
-        allowed = self._tolerance * (shares.sum() + np.exp(known).sum())
-        return len(shares) - int(np.searchsorted(np.cumsum(shares), allowed, side="right"))
+        shares = np.sort(np.exp(self._left))
+        return len(shares) - int(np.searchsorted(np.cumsum(shares), self._spare, side="right"))
 
     def batch(self, room: int) -> list[int]:
         """The nodes to visit next: the likeliest of the frontier, and below them what probably follows."""
         trie, lowest = self._trie, self._weighting.lowest_bias
         queue = [(lowest[node] - self._reach[node], node) for node in self._frontier]
         heapq.heapify(queue)
-        left, _ = self._left()
-        missing = float(np.exp(left).sum())
-        known = self.log_probs - self._weighting.bias[self._weighting.class_of]
-        small = 0.5 * self._tolerance * (missing + float(np.exp(known).sum()))
+        missing, small = float(np.exp(self._left).sum()), 0.5 * self._spare
         batch: list[int] = []
         while queue and len(batch) < min(room, BATCHES[-1]):
             value, node = heapq.heappop(queue)

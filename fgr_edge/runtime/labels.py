@@ -147,15 +147,6 @@ class LabelSet:
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def check_labels(names: Iterable[str]) -> tuple[str, ...]:
-    """Strip and check class names.
-
-    Raises:
-        LabelError: see `LabelSet.from_names`.
-    """
-    return LabelSet.from_names(names).names
-
-
 def read_labels(path: Path) -> LabelSet:
     """Read class names from a file: text, .csv, .tsv, .json or .toml (see `label_files`).
 

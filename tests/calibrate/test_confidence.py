@@ -15,9 +15,9 @@ from fgr_edge.calibrate.confidence import (
     simplest,
     wrong_answers,
 )
-from fgr_edge.calibrate.temperature import softmax
 from fgr_edge.errors import DataError, EngineError
 from fgr_edge.evaluate.metrics import expected_calibration_error, negative_log_likelihood
+from fgr_edge.runtime.confidence import softmax
 
 CLASSES = 5
 

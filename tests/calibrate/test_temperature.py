@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fgr_edge.calibrate.temperature import HIGHEST, LOWEST, fit_temperature, softmax
+from fgr_edge.calibrate.temperature import HIGHEST, LOWEST, fit_temperature
 from fgr_edge.evaluate.metrics import negative_log_likelihood
+from fgr_edge.runtime.confidence import softmax
 
 
 def drawn(temperature: float, count: int, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from fgr_edge.cli import main
 from fgr_edge.data.aviary import NAMES, SPECIES
 from fgr_edge.data.labelled import LabelledPicture
 from fgr_edge.errors import ConfigError, DataError, StorageError
@@ -22,6 +19,7 @@ from fgr_edge.evaluate.protocols import ProtocolName
 from fgr_edge.evaluate.report import write_report
 from fgr_edge.evaluate.table import table
 from fgr_edge.runtime.labels import Label, LabelSet
+from tests.command import Done
 
 BIRDS = 20
 
@@ -200,32 +198,12 @@ def test_the_table_shows_measures_with_intervals_and_the_confused(mistaken: Eval
 # The command
 
 
-@pytest.fixture
-def fgr_edge(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fgr-edge", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        assert isinstance(code, int)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 def test_eval_prints_one_document_and_writes_a_report(
     nano_bundle: Callable[..., Path],
     nano_labels: Path,
     birds_list: Path,
     tmp_path: Path,
-    fgr_edge: Callable[..., tuple[int, str, str]],
+    fgr_edge: Callable[..., Done],
 ) -> None:
     bundle = nano_bundle("int8", nano_labels)
     asked = (
@@ -255,7 +233,7 @@ def test_eval_fails_in_one_line(
     nano_labels: Path,
     birds_list: Path,
     tmp_path: Path,
-    fgr_edge: Callable[..., tuple[int, str, str]],
+    fgr_edge: Callable[..., Done],
 ) -> None:
     few = tmp_path / "few.txt"
     few.write_text("Kiwi\nLime\n")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from fgr_edge.errors import LabelError
-from fgr_edge.runtime.labels import check_labels, read_labels
+from fgr_edge.runtime.labels import LabelSet, read_labels
 
 # Reading and checking
 
 
 def test_names_keep_their_order_and_lose_their_margins() -> None:
-    assert check_labels(["  Royal Gala\t", "Pink Lady"]) == ("Royal Gala", "Pink Lady")
+    assert LabelSet.from_names(["  Royal Gala\t", "Pink Lady"]).names == ("Royal Gala", "Pink Lady")
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_names_keep_their_order_and_lose_their_margins() -> None:
     ],
 )
 def test_odd_but_legal_names_are_kept_as_they_are(name: str) -> None:
-    assert check_labels([name, "other"]) == (name, "other")
+    assert LabelSet.from_names([name, "other"]).names == (name, "other")
 
 
 def test_names_are_brought_into_one_unicode_form() -> None:
     composed = "Käse"
-    assert check_labels([unicodedata.normalize("NFD", composed)]) == (composed,)
+    assert LabelSet.from_names([unicodedata.normalize("NFD", composed)]).names == (composed,)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_names_are_brought_into_one_unicode_form() -> None:
 )
 def test_names_that_cannot_be_used_are_refused_by_position(names: list[object], words: str) -> None:
     with pytest.raises(LabelError, match=words):
-        check_labels(names)  # type: ignore[arg-type]
+        LabelSet.from_names(names)  # type: ignore[arg-type]
 
 
 def test_a_file_of_names_may_have_a_mark_comments_blanks_and_windows_lines(tmp_path: Path) -> None:
