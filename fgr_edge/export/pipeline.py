@@ -19,13 +19,15 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from fgr_edge import __version__
+from fgr_edge.calibrate.plan import Plan
+from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.errors import CheckpointError, EngineError, MissingExtraError
 from fgr_edge.export import settings
 from fgr_edge.export.architectures import DecoderDims, Family, VisionDims, family_of
 from fgr_edge.export.chat import prompt_spec
 from fgr_edge.export.checkpoint import Checkpoint, LazyTensor, same_values
 from fgr_edge.export.progress import Step, progress_bar
-from fgr_edge.export.targets import Precision, Target, find_target
+from fgr_edge.export.targets import Target, find_target
 from fgr_edge.export.weight_file import WeightFile
 from fgr_edge.export.weights import CHUNK_VALUES, Matrix, Weights
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
@@ -95,24 +97,25 @@ def export_checkpoint(config: ExportConfig) -> Path:
     from fgr_edge.export.graphs.vision import build_vision, vision_weights
 
     start = time.perf_counter()
-    target, precision = find_target(config.target, config.precision)
+    target = find_target(config.target, (config.precision,))
+    plan = Plan.uniform(SCHEMES[config.precision])
     labels = read_labels(config.labels) if config.labels is not None else None
     check_output(config.output, force=config.force)
     # 1. Everything that can be wrong with the checkpoint is found before a byte is written.
     model = _open(config.source)
-    dialect = target.dialect(precision)
+    dialect = target.dialect(plan)
 
     def build_graphs(folder: Path | None, step: Step) -> None:
         build_vision(folder, model.vision_dims, model.vision, dialect, step)
         build_decoder(folder, model.decoder_dims, model.decoder, model.head, dialect, step)
 
     build_graphs(None, lambda _: None)
-    manifest = _manifest(model, target, precision, config)
+    manifest = _manifest(model, target, plan, config)
     # 2. Weights, streamed. The embedding keeps its stored precision: it is read by rows and costs no bandwidth.
     table = model.decoder_dims.vocab * model.decoder_dims.hidden
     total = table + decoder_weights(model.decoder_dims) + vision_weights(model.vision_dims)
     with BundleWriter(config.output, force=config.force) as bundle:
-        with progress_bar(f"export {target.name} {precision}", total, quiet=config.quiet) as step:
+        with progress_bar(f"export {target.name} {config.precision}", total, quiet=config.quiet) as step:
             _write_embedding(model.embedding, bundle.folder / "embedding.bin", step)
             build_graphs(bundle.folder, step)
         _check_graphs(bundle.folder)
@@ -135,10 +138,10 @@ def _open(source: str | Path) -> _Model:
             f"vision tower gives tokens of width {vision_dims.out_hidden}, the decoder takes {decoder_dims.hidden}; "
             "check out_hidden_size and hidden_size in config.json"
         )
-    decoder = Weights(checkpoint, family.decoder_prefixes, family.decoder_names, "embedding")
-    vision = Weights(checkpoint, family.vision_prefixes, family.vision_names, "patch")
+    decoder = Weights(checkpoint, family.decoder_prefixes, family.decoder_names, "embedding", "decoder")
+    vision = Weights(checkpoint, family.vision_prefixes, family.vision_names, "patch", "vision")
     embedding = decoder.tensor("embedding", (decoder_dims.vocab, decoder_dims.hidden))
-    head = Matrix("lm_head", (_head(checkpoint, embedding),), decoder_dims.hidden)
+    head = Matrix("lm_head", (_head(checkpoint, embedding),), decoder_dims.hidden, "head", "head")
     return _Model(checkpoint, family, decoder_dims, vision_dims, decoder, vision, embedding, head)
 
 
@@ -164,10 +167,10 @@ def _head(checkpoint: Checkpoint, embedding: LazyTensor) -> LazyTensor:
     return head
 
 
-def _manifest(model: _Model, target: Target, precision: Precision, config: ExportConfig) -> dict[str, Any]:
+def _manifest(model: _Model, target: Target, plan: Plan, config: ExportConfig) -> dict[str, Any]:
     checkpoint, family = model.checkpoint, model.family
     tokenizer = _tokenizer(checkpoint.tokenizer_path)
-    dialect = target.dialect(precision)
+    dialect = target.dialect(plan)
     prompt = prompt_spec(checkpoint.chat_template() or family.chat_template, IMAGE_TOKEN)
     image = settings.image_config(checkpoint, family, model.vision_dims, config.image_size)
     rows, columns = model.embedding.shape
@@ -177,12 +180,7 @@ def _manifest(model: _Model, target: Target, precision: Precision, config: Expor
         "target": target.name,
         "dialect": dialect.name,
         "opset": dialect.opset_imports[""],
-        "precision": {
-            "vision": precision,
-            "decoder": precision,
-            "head": precision,
-            "embedding": model.embedding.dtype,
-        },
+        "precision": {**plan.names(), "embedding": model.embedding.dtype},
         "decoder": asdict(
             settings.decoder_spec(model.decoder_dims, dialect.cache_dtype, tree_attention=dialect.tree_attention)
         ),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+from fgr_edge.calibrate.plan import Plan
 from fgr_edge.errors import ConfigError
 from fgr_edge.export.dialects.dialect import Dialect
 from fgr_edge.export.dialects.onnxruntime import OnnxRuntimeDialect
-
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +17,37 @@ class Target:
 
     Attributes:
         name: of the `--target` option and of manifests.
-        dialect: makes the dialect for a precision.
-        precisions: those that the target can run.
+        dialect: makes the dialect for a plan.
+        schemes: names of those that the target can run (see `calibrate.schemes`).
     """
 
     name: str
-    dialect: Callable[[Precision], Dialect]
-    precisions: tuple[Precision, ...]
+    dialect: Callable[[Plan], Dialect]
+    schemes: tuple[str, ...]
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("cpu", lambda precision: OnnxRuntimeDialect(precision, "float32"), PRECISIONS),
+        Target("cpu", lambda plan: OnnxRuntimeDialect(plan, "float32"), ("fp32", "int8")),
         # CUDA's GroupQueryAttention has float16 and bfloat16 kernels only: the cache is float16. It takes no mask.
-        Target("cuda", lambda precision: OnnxRuntimeDialect(precision, "float16", tree_attention=False), PRECISIONS),
+        Target("cuda", lambda plan: OnnxRuntimeDialect(plan, "float16", tree_attention=False), ("fp32", "int8")),
     )
 }
 
 
-def find_target(name: str, precision: str) -> tuple[Target, Precision]:
-    """The row called `name`, with `precision` checked against it.
+def find_target(name: str, schemes: tuple[str, ...]) -> Target:
+    """The row called `name`, with the `schemes` asked for checked against it.
 
     Raises:
-        ConfigError: there is no such target, or it cannot run that precision.
+        ConfigError: there is no such target, or it cannot run one of the schemes.
     """
     target = TARGETS.get(name)
     if target is None:
         raise ConfigError(f"target {name!r} is not supported; choose one of {', '.join(TARGETS)}")
-    for known in target.precisions:
-        if known == precision:
-            return target, known
-    raise ConfigError(
-        f"target {name!r} cannot run precision {precision!r}; choose one of {', '.join(target.precisions)}"
-    )
+    for scheme in schemes:
+        if scheme not in target.schemes:
+            raise ConfigError(
+                f"target {name!r} cannot run precision {scheme!r}; choose one of {', '.join(target.schemes)}"
+            )
+    return target

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fgr_edge.calibrate.plan import Part
 from fgr_edge.errors import CheckpointError
 from fgr_edge.export.checkpoint import Checkpoint, LazyTensor
 
@@ -20,11 +21,21 @@ CHUNK_VALUES = 8 * 1024 * 1024  # 32 MiB of float32 in flight
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Stored tensors stacked along axis 0: a linear layer's weight [rows, columns] as transformers keeps it."""
+    """Stored tensors stacked along axis 0: a linear layer's weight [rows, columns] as transformers keeps it.
+
+    Attributes:
+        name: of the first tensor; the layer's name in plans and statistics.
+        parts: the tensors.
+        columns: inputs of the layer.
+        part: of the model.
+        unit: layer or block that it belongs to: "decoder.3", "vision.merger", "head".
+    """
 
     name: str
     parts: tuple[LazyTensor, ...]
     columns: int
+    part: Part
+    unit: str
 
     @property
     def rows(self) -> int:
@@ -46,9 +57,12 @@ class Weights:
         CheckpointError: no prefix fits, a tensor is missing, or its shape is not the expected one.
     """
 
-    def __init__(self, checkpoint: Checkpoint, prefixes: Sequence[str], names: Mapping[str, str], probe: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, prefixes: Sequence[str], names: Mapping[str, str], probe: str, part: Part
+    ) -> None:
         self._checkpoint = checkpoint
         self._names = names
+        self._part: Part = part
         for prefix in prefixes:
             if prefix + names[probe].format(i=0) in checkpoint:
                 self._prefix = prefix
@@ -67,7 +81,15 @@ class Weights:
     def matrix(self, roles: Sequence[str], rows: Sequence[int], columns: int, layer: int = 0) -> Matrix:
         """Stack the weights of `roles`, each [rows[i], columns]."""
         parts = tuple(self.tensor(role, (count, columns), layer) for role, count in zip(roles, rows, strict=True))
-        return Matrix(name=self.name(roles[0], layer), parts=parts, columns=columns)
+        return Matrix(self.name(roles[0], layer), parts, columns, self._part, self.unit(roles[0], layer))
+
+    def unit(self, role: str, layer: int = 0) -> str:
+        """The layer or block that a role's weight belongs to: "decoder.3", "vision.patch", "vision.merger"."""
+        if "{i}" in self._names[role]:
+            below = self._names[role].split("{i}")[0]
+            repeated = f"{layer}" if below in ("layers.", "blocks.") else f"{role.split('_')[0]}.{layer}"
+            return f"{self._part}.{repeated}"
+        return f"{self._part}.{role.split('_')[0]}"
 
     def vector(self, roles: Sequence[str], sizes: Sequence[int], layer: int = 0) -> npt.NDArray[np.float32]:
         """Read and concatenate the vectors of `roles` (biases, norm weights)."""

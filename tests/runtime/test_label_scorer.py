@@ -323,7 +323,7 @@ def test_pictures_one_after_another_are_scored_as_by_a_fresh_scorer(tiny_models:
 def test_a_graph_without_tree_attention_gives_the_same_scores(
     tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Target("cpu", lambda precision: OnnxRuntimeDialect(precision, "float32", tree_attention=False), ("fp32",))
+    plain = Target("cpu", lambda plan: OnnxRuntimeDialect(plan, "float32", tree_attention=False), ("fp32",))
     monkeypatch.setitem(TARGETS, "cpu", plain)
     folder = export_checkpoint(
         ExportConfig(tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", quiet=True)

@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fgr_edge.calibrate.int8 import BLOCK_SIZE, blocks_per_row, quantize_int8
+from fgr_edge.calibrate.plan import Plan
+from fgr_edge.calibrate.schemes.int8 import BLOCK_SIZE, blocks_per_row, quantize_int8
+from fgr_edge.calibrate.schemes.scheme import BlockWeights, Plain
+from fgr_edge.errors import ConfigError
 from fgr_edge.export.dialects.dialect import AttentionShape, CacheInputs, Vector, WindowInputs
 from fgr_edge.export.graphs.builder import Dim, GraphBuilder
 from fgr_edge.export.weights import Matrix
@@ -26,7 +29,7 @@ class OnnxRuntimeDialect:
     """See `Dialect` for what each method computes.
 
     Args:
-        precision: of the linear layers' weights.
+        plan: which scheme each linear layer gets.
         cache_dtype: of the KV cache; CUDA's GroupQueryAttention takes float16 only, and casts stand around it.
         tree_attention: whether GroupQueryAttention takes a mask and rotary rows; the CPU's does, CUDA's refuses them.
     """
@@ -35,12 +38,12 @@ class OnnxRuntimeDialect:
 
     def __init__(
         self,
-        precision: Literal["fp32", "int8"],
+        plan: Plan,
         cache_dtype: Literal["float32", "float16"] = "float32",
         *,
         tree_attention: bool = True,
     ) -> None:
-        self.precision = precision
+        self.plan = plan
         self.tree_attention = tree_attention
         self.cache_dtype: Literal["float32", "float16"] = cache_dtype
 
@@ -52,8 +55,13 @@ class OnnxRuntimeDialect:
         self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None, *, flat: bool = False
     ) -> ir.Value:
         bias_value = None if bias is None else g.weight(f"{weight.name}.bias", bias.shape, np.float32, [bias])
-        if self.precision == "int8":
+        scheme = self.plan.scheme(weight.part, weight.unit)
+        if isinstance(scheme, BlockWeights) and scheme.name == "int8":
             return self._linear_int8(g, x, weight, bias_value)
+        if scheme != Plain("fp32", "float32"):
+            raise ConfigError(
+                f"{weight.unit}: scheme {scheme.name!r} cannot be run by ONNX Runtime; choose int8 or fp32"
+            )
         # Transposing in the operator keeps the stored row order, so that the weight streams through in chunks.
         w = g.weight(weight.name, (weight.rows, weight.columns), np.float32, weight.chunks())
         if flat and bias_value is not None:

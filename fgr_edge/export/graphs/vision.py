@@ -170,7 +170,7 @@ class _VisionGraph:
         d = self.dims
         kernel = (d.hidden, d.channels, d.temporal_patch_size, d.patch_size, d.patch_size)
         tensor = self.weights.tensor("patch", kernel)
-        return Matrix(name=self.weights.name("patch"), parts=(tensor,), columns=d.patch_inputs)
+        return Matrix(self.weights.name("patch"), (tensor,), d.patch_inputs, "vision", "vision.patch")
 
     def _emit(self, y: ir.Value, name: str) -> None:
         self.g.output(y, name, np.float32, ["tokens", self.dims.out_hidden])

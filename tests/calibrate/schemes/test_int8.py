@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fgr_edge.calibrate.int8 import BLOCK_SIZE, ZERO_POINT, blocks_per_row, dequantize_int8, quantize_int8
+from fgr_edge.calibrate.schemes.int8 import BLOCK_SIZE, ZERO_POINT, blocks_per_row, dequantize_int8, quantize_int8
 from fgr_edge.runtime.decoder import Decoder
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
