@@ -15,7 +15,8 @@ from typing import Any
 
 from fgr_edge.errors import CheckpointError
 from fgr_edge.export.hub import download, is_hub_id
-from fgr_edge.export.safetensors_file import LazyTensor, SafetensorsFile, open_safetensors, same_values
+from fgr_edge.export.lazy_tensor import LazyTensor, same_values
+from fgr_edge.export.safetensors_file import SafetensorsFile, open_safetensors
 from fgr_edge.runtime.bundle import sha256_of
 
 __all__ = ["Checkpoint", "LazyTensor", "same_values"]
@@ -34,6 +35,7 @@ class Checkpoint:
     Attributes:
         path: the folder.
         config: the parsed config.json.
+        notes: what was laid over the stored weights, in order (see `with_tensors`).
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class Checkpoint:
         config: dict[str, Any],
         tensors: Mapping[str, LazyTensor],
         shards: tuple[SafetensorsFile, ...],
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.config = config
         self._tensors = tensors
         self._shards = shards
+        self.notes = notes
 
     @classmethod
     def open(cls, source: str | Path) -> Checkpoint:
@@ -91,6 +95,16 @@ class Checkpoint:
                 "config.json; config and weights are of different models"
             )
         return tensor
+
+    def with_tensors(self, tensors: Mapping[str, LazyTensor], note: str) -> Checkpoint:
+        """This checkpoint with `tensors` in place of those of the same names, or beside them; nothing is read.
+
+        Args:
+            tensors: by name, as `tensor` gives them out.
+            note: says what they are, for provenance and the digest: where they do not follow from the stored
+                weights alone, it carries a digest of what they are made from.
+        """
+        return Checkpoint(self.path, self.config, {**self._tensors, **tensors}, self._shards, (*self.notes, note))
 
     def json_file(self, name: str) -> dict[str, Any] | None:
         """The JSON object in file `name` (generation_config.json, say), or None where there is no such file.
@@ -141,13 +155,15 @@ class Checkpoint:
         return path
 
     def digest(self) -> str:
-        """SHA-256, in hex, over config.json and the name and content of every weight file, for provenance.
+        """SHA-256, in hex, over config.json, name and content of every weight file, and the notes, for provenance.
 
         Reads every weight once: some seconds for the 8 GB of a 3B model.
         """
         digest = hashlib.sha256((self.path / "config.json").read_bytes())
         for shard in self._shards:
             digest.update(f"\n{shard.path.relative_to(self.path).as_posix()} {sha256_of(shard.path)}".encode())
+        for note in self.notes:
+            digest.update(f"\nnote {note}".encode())
         return digest.hexdigest()
 
 

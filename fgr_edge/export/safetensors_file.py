@@ -1,6 +1,6 @@
 """One .safetensors file: its header checked hard, its tensors read on request.
 
-In: a path. Out: `LazyTensor`s, each of which reads exactly the bytes asked for with plain reads; nothing is
+In: a path. Out: `StoredTensor`s, each of which reads exactly the bytes asked for with plain reads; nothing is
 mapped, because mapped pages count as resident memory of the export. Does not know what a checkpoint is.
 
 The format: 8 bytes, little-endian length N of the header; N bytes of JSON, `{name: {dtype, shape,
@@ -14,42 +14,35 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import CheckpointError
-
-Dtype = Literal[
-    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8",
-    "uint64", "uint32", "uint16", "uint8", "bool",
-]  # fmt: skip
+from fgr_edge.export.lazy_tensor import RAW, Dtype, check_rows, to_float32
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
-COMPARE_BYTES = 8 * 1024 * 1024
 
-# name in the file -> name here, and how the stored bits are read
-_DTYPES: Mapping[str, tuple[Dtype, str]] = {
-    "F64": ("float64", "<f8"),
-    "F32": ("float32", "<f4"),
-    "F16": ("float16", "<f2"),
-    "BF16": ("bfloat16", "<u2"),
-    "I64": ("int64", "<i8"),
-    "I32": ("int32", "<i4"),
-    "I16": ("int16", "<i2"),
-    "I8": ("int8", "i1"),
-    "U64": ("uint64", "<u8"),
-    "U32": ("uint32", "<u4"),
-    "U16": ("uint16", "<u2"),
-    "U8": ("uint8", "u1"),
-    "BOOL": ("bool", "u1"),
+_DTYPES: Mapping[str, Dtype] = {  # name in the file -> name here
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-_RAW: Mapping[Dtype, np.dtype[Any]] = {name: np.dtype(raw) for name, raw in _DTYPES.values()}
 
 
 @dataclass(frozen=True, slots=True)
-class LazyTensor:
+class StoredTensor:
     """One stored tensor; nothing is read until asked.
 
     Attributes:
@@ -69,7 +62,7 @@ class LazyTensor:
     @property
     def nbytes(self) -> int:
         """Stored bytes."""
-        return math.prod(self.shape) * _RAW[self.dtype].itemsize
+        return math.prod(self.shape) * RAW[self.dtype].itemsize
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Rows [start, stop) along axis 0 as float32 [stop - start, *shape[1:]]; bfloat16 converts exactly.
@@ -78,34 +71,26 @@ class LazyTensor:
             IndexError: the rows are not within 0 ... shape[0].
             CheckpointError: the file is shorter than when it was opened.
         """
-        return self._float32(self.raw_rows(start, stop))
+        return to_float32(self.raw_rows(start, stop), self.dtype)
 
     def raw_rows(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows [start, stop) along axis 0 as stored; bfloat16 comes as its bits in uint16, bool as uint8."""
-        if not self.shape or not 0 <= start <= stop <= self.shape[0]:
-            raise IndexError(f"{self.name}: rows {start}:{stop} asked of shape {list(self.shape)}")
+        check_rows(self, start, stop)
         row_shape = self.shape[1:]
-        row_bytes = math.prod(row_shape) * _RAW[self.dtype].itemsize
-        data = np.empty((stop - start, *row_shape), dtype=_RAW[self.dtype])
+        row_bytes = math.prod(row_shape) * RAW[self.dtype].itemsize
+        data = np.empty((stop - start, *row_shape), dtype=RAW[self.dtype])
         self._read_into(start * row_bytes, data)
         return data
 
     def read(self) -> npt.NDArray[np.float32]:
         """The whole tensor as float32 of its shape."""
-        return self._float32(self.raw())
+        return to_float32(self.raw(), self.dtype)
 
     def raw(self) -> npt.NDArray[Any]:
         """The whole tensor as stored; bfloat16 comes as its bits in uint16, bool as uint8."""
-        data = np.empty(self.shape, dtype=_RAW[self.dtype])
+        data = np.empty(self.shape, dtype=RAW[self.dtype])
         self._read_into(0, data)
         return data
-
-    def _float32(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        if self.dtype != "bfloat16":
-            return raw.astype(np.float32, copy=False)
-        bits = raw.astype(np.uint32)
-        np.left_shift(bits, 16, out=bits)
-        return bits.view(np.float32)
 
     def _read_into(self, start_byte: int, data: npt.NDArray[Any]) -> None:
         view = data.reshape(-1).view(np.uint8).data
@@ -122,30 +107,13 @@ class LazyTensor:
                 done += count
 
 
-def same_values(a: LazyTensor, b: LazyTensor) -> bool:
-    """Whether two tensors have one shape, one dtype and the same bits; stops at the first difference.
-
-    This finds the output head that repeats the embedding (Fine-R1-3B stores both: 622 MB for nothing).
-    """
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    for start in range(0, a.nbytes, COMPARE_BYTES):
-        count = min(COMPARE_BYTES, a.nbytes - start)
-        left, right = np.empty(count, np.uint8), np.empty(count, np.uint8)
-        a._read_into(start, left)
-        b._read_into(start, right)
-        if not np.array_equal(left, right):
-            return False
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class SafetensorsFile:
     """A checked file: its tensors by name and its size."""
 
     path: Path
     size: int
-    tensors: Mapping[str, LazyTensor]
+    tensors: Mapping[str, StoredTensor]
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
@@ -203,7 +171,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _tensor(path: Path, name: str, entry: object, data_start: int) -> LazyTensor:
+def _tensor(path: Path, name: str, entry: object, data_start: int) -> StoredTensor:
     if not isinstance(entry, dict):
         raise CheckpointError(f"{path} describes tensor {name!r} by {entry!r}; expected dtype, shape and data_offsets")
     stored, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -218,20 +186,20 @@ def _tensor(path: Path, name: str, entry: object, data_start: int) -> LazyTensor
             "two offsets; download it again"
         )
     begin, end = offsets
-    expected = math.prod(shape) * np.dtype(_DTYPES[stored][1]).itemsize
+    expected = math.prod(shape) * RAW[_DTYPES[stored]].itemsize
     if end - begin != expected:
         raise CheckpointError(
             f"{path} keeps tensor {name!r} in {end - begin} bytes, but {stored} {list(shape)} takes {expected}; "
             "download it again"
         )
-    return LazyTensor(name, tuple(shape), _DTYPES[stored][0], path, data_start + begin)
+    return StoredTensor(name, tuple(shape), _DTYPES[stored], path, data_start + begin)
 
 
 def _are_sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
-def _check_layout(path: Path, tensors: Mapping[str, LazyTensor], data_start: int, size: int) -> None:
+def _check_layout(path: Path, tensors: Mapping[str, StoredTensor], data_start: int, size: int) -> None:
     """Tensors follow one another from the first data byte to the last, without holes or overlaps."""
     position = data_start
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):

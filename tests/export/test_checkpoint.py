@@ -13,7 +13,8 @@ import pytest
 
 from fgr_edge.errors import CheckpointError, MissingExtraError
 from fgr_edge.export.checkpoint import Checkpoint, same_values
-from fgr_edge.export.safetensors_file import COMPARE_BYTES, open_safetensors
+from fgr_edge.export.lazy_tensor import COMPARE_BYTES
+from fgr_edge.export.safetensors_file import open_safetensors
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "BOOL": 1}
 

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from fgr_edge.errors import CheckpointError, ConfigError, LabelError, OutputExistsError
+from fgr_edge.export import lazy_tensor as lazy_tensor_module
 from fgr_edge.export import pipeline as pipeline_module
 from fgr_edge.export import weights as weights_module
 from fgr_edge.export.architectures import family_of
-from fgr_edge.export.checkpoint import Checkpoint, LazyTensor
+from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
+from fgr_edge.export.safetensors_file import StoredTensor
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.labels import Label, LabelSet
 from fgr_edge.runtime.recognizer import Recognizer
@@ -190,16 +192,17 @@ def test_weights_are_read_in_chunks_and_the_chunk_size_changes_nothing(
     tiny_models: TinyModels, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     largest: list[tuple[str, int, int]] = []
-    inner = LazyTensor.raw_rows
+    inner = StoredTensor.raw_rows
 
-    def raw_rows(self: LazyTensor, start: int, stop: int) -> Any:
+    def raw_rows(self: StoredTensor, start: int, stop: int) -> Any:
         rows = inner(self, start, stop)
         largest.append((self.name, rows.size, rows[:1].size))
         return rows
 
-    monkeypatch.setattr(LazyTensor, "raw_rows", raw_rows)
+    monkeypatch.setattr(StoredTensor, "raw_rows", raw_rows)
     for module in (weights_module, pipeline_module):
         monkeypatch.setattr(module, "CHUNK_VALUES", 1000)
+    monkeypatch.setattr(lazy_tensor_module, "COMPARE_BYTES", 1000)
     bundle = export(tiny_models.checkpoint("qwen2.5-untied"), tmp_path / "bundle", precision)
     for name, size, row in largest:
         assert size <= max(1000, row), f"{name}: {size} values at once"
