@@ -23,13 +23,13 @@ from fgr_edge.calibrate.plan import Plan
 from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.errors import CheckpointError, EngineError, MissingExtraError
 from fgr_edge.export import settings
-from fgr_edge.export.architectures import DecoderDims, Family, VisionDims, family_of
 from fgr_edge.export.chat import prompt_spec
-from fgr_edge.export.checkpoint import Checkpoint, LazyTensor, same_values
+from fgr_edge.export.checkpoint import Checkpoint, LazyTensor
+from fgr_edge.export.model import Model, open_model
 from fgr_edge.export.progress import Step, progress_bar
 from fgr_edge.export.targets import Target, find_target
 from fgr_edge.export.weight_file import WeightFile
-from fgr_edge.export.weights import CHUNK_VALUES, Matrix, Weights
+from fgr_edge.export.weights import CHUNK_VALUES
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
 from fgr_edge.runtime.bundle_writer import BundleWriter, check_output
 from fgr_edge.runtime.label_scorer import compile_frames
@@ -40,7 +40,6 @@ from fgr_edge.runtime.stored_labels import StoredLabels
 log = logging.getLogger(__name__)
 
 IMAGE_TOKEN = "<|image_pad|>"
-_HEAD = ("lm_head.weight", "model.lm_head.weight", "language_model.lm_head.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +67,6 @@ class ExportConfig:
     quiet: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """An opened checkpoint with everything that can be checked without reading weights."""
-
-    checkpoint: Checkpoint
-    family: Family
-    decoder_dims: DecoderDims
-    vision_dims: VisionDims
-    decoder: Weights
-    vision: Weights
-    embedding: LazyTensor
-    head: Matrix
-
-
 def export_checkpoint(config: ExportConfig) -> Path:
     """Export a checkpoint and return the bundle's folder.
 
@@ -102,7 +87,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
     labels = read_labels(config.labels) if config.labels is not None else None
     check_output(config.output, force=config.force)
     # 1. Everything that can be wrong with the checkpoint is found before a byte is written.
-    model = _open(config.source)
+    model = open_model(Checkpoint.open(config.source))
     dialect = target.dialect(plan)
 
     def build_graphs(folder: Path | None, step: Step) -> None:
@@ -128,46 +113,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
     return config.output
 
 
-def _open(source: str | Path) -> _Model:
-    checkpoint = Checkpoint.open(source)
-    family = family_of(checkpoint.config)
-    with settings.reading(checkpoint.path / "config.json"):
-        decoder_dims, vision_dims = family.decoder_dims(checkpoint.config), family.vision_dims(checkpoint.config)
-    if vision_dims.out_hidden != decoder_dims.hidden:
-        raise CheckpointError(
-            f"vision tower gives tokens of width {vision_dims.out_hidden}, the decoder takes {decoder_dims.hidden}; "
-            "check out_hidden_size and hidden_size in config.json"
-        )
-    decoder = Weights(checkpoint, family.decoder_prefixes, family.decoder_names, "embedding", "decoder")
-    vision = Weights(checkpoint, family.vision_prefixes, family.vision_names, "patch", "vision")
-    embedding = decoder.tensor("embedding", (decoder_dims.vocab, decoder_dims.hidden))
-    head = Matrix("lm_head", (_head(checkpoint, embedding),), decoder_dims.hidden, "head", "head")
-    return _Model(checkpoint, family, decoder_dims, vision_dims, decoder, vision, embedding, head)
-
-
-def _head(checkpoint: Checkpoint, embedding: LazyTensor) -> LazyTensor:
-    """The output projection: a stored head, unless it only repeats the embedding."""
-    config = checkpoint.config
-    text = config.get("text_config") or {}
-    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    stored = next((name for name in _HEAD if name in checkpoint), None)
-    if stored is None:
-        if not tied:
-            raise CheckpointError(
-                f"{checkpoint.path} holds no {_HEAD[0]!r} and config.json does not tie it to the embedding "
-                "(tie_word_embeddings); expected one or the other"
-            )
-        return embedding
-    head = checkpoint.tensor(stored, embedding.shape)
-    if same_values(head, embedding):
-        log.info("%s repeats the embedding and is dropped (%.0f MB)", stored, head.nbytes / 1e6)
-        return embedding
-    if tied:
-        log.warning("%s differs from the embedding although config.json ties them; the stored head is used", stored)
-    return head
-
-
-def _manifest(model: _Model, target: Target, plan: Plan, config: ExportConfig) -> dict[str, Any]:
+def _manifest(model: Model, target: Target, plan: Plan, config: ExportConfig) -> dict[str, Any]:
     checkpoint, family = model.checkpoint, model.family
     tokenizer = _tokenizer(checkpoint.tokenizer_path)
     dialect = target.dialect(plan)
