@@ -91,6 +91,11 @@ class Decoder:
         """Rotary position of the next text token."""
         return self.length + self._position_offset
 
+    def rotary_rows(self, count: int) -> tuple[Floats, Floats]:
+        """cos and sin [count, D / 2] that the graph reads for the first `count` cache slots; to look at, not to change."""
+        cos, sin = (table.array[:count].astype(np.float32) for table in (self._cos, self._sin))
+        return cos, sin
+
     def reserve(self, tokens: int, branches: int = 0) -> None:
         """Make room for `tokens`, and `branches` more for trees; what the cache held is lost when it has to grow.
 
