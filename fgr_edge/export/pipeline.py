@@ -1,45 +1,27 @@
-"""Checkpoint to bundle: one pass over the weights, streamed, into a folder that is whole or absent.
+"""Checkpoint to bundle, as `fgr-edge export` does it: open, calibrate, quantize, prove.
 
-Stages: open and check everything; embedding table and graphs; tokenizer, labels, manifest.
+Stages: everything checked before a byte is written; adapters and soups laid over the checkpoint; what the photographs
+show (`calibration`); the bundle, written by `assembly`; its proof against the original (`proof`).
 """
 
 from __future__ import annotations
 
 import logging
-import platform
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from tokenizers import Tokenizer
-
-from fgr_edge import __version__
 from fgr_edge.calibrate.plan import Plan
 from fgr_edge.calibrate.schemes import SCHEMES
-from fgr_edge.errors import CheckpointError, EngineError, MissingExtraError
-from fgr_edge.export import settings
-from fgr_edge.export.chat import prompt_spec
-from fgr_edge.export.checkpoint import Checkpoint, LazyTensor
-from fgr_edge.export.model import Model, open_model
-from fgr_edge.export.progress import Step, progress_bar
-from fgr_edge.export.targets import Target, find_target
-from fgr_edge.export.weight_file import WeightFile
-from fgr_edge.export.weights import CHUNK_VALUES
-from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
-from fgr_edge.runtime.bundle_writer import BundleWriter, check_output
-from fgr_edge.runtime.label_scorer import compile_frames
-from fgr_edge.runtime.labels import LabelSet, read_labels
-from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
-from fgr_edge.runtime.stored_labels import StoredLabels
+from fgr_edge.errors import MissingExtraError
+from fgr_edge.export.assembly import BundleOptions, write_bundle
+from fgr_edge.export.checkpoint import Checkpoint
+from fgr_edge.export.model import open_model
+from fgr_edge.export.targets import find_target
+from fgr_edge.runtime.bundle_writer import check_output
+from fgr_edge.runtime.labels import read_labels
 
 log = logging.getLogger(__name__)
-
-IMAGE_TOKEN = "<|image_pad|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,116 +60,16 @@ def export_checkpoint(config: ExportConfig) -> Path:
         MissingExtraError: the `export` extra is not installed.
     """
     _require_onnx()
-    from fgr_edge.export.graphs.decoder import build_decoder, decoder_weights
-    from fgr_edge.export.graphs.vision import build_vision, vision_weights
-
-    start = time.perf_counter()
+    started = time.perf_counter()
     target = find_target(config.target, (config.precision,))
     plan = Plan.uniform(SCHEMES[config.precision])
     labels = read_labels(config.labels) if config.labels is not None else None
     check_output(config.output, force=config.force)
-    # 1. Everything that can be wrong with the checkpoint is found before a byte is written.
     model = open_model(Checkpoint.open(config.source))
-    dialect = target.dialect(plan)
-
-    def build_graphs(folder: Path | None, step: Step) -> None:
-        build_vision(folder, model.vision_dims, model.vision, dialect, step)
-        build_decoder(folder, model.decoder_dims, model.decoder, model.head, dialect, step)
-
-    build_graphs(None, lambda _: None)
-    manifest = _manifest(model, target, plan, config)
-    # 2. Weights, streamed. The embedding keeps its stored precision: it is read by rows and costs no bandwidth.
-    table = model.decoder_dims.vocab * model.decoder_dims.hidden
-    total = table + decoder_weights(model.decoder_dims) + vision_weights(model.vision_dims)
-    with BundleWriter(config.output, force=config.force) as bundle:
-        with progress_bar(f"export {target.name} {config.precision}", total, quiet=config.quiet) as step:
-            _write_embedding(model.embedding, bundle.folder / "embedding.bin", step)
-            build_graphs(bundle.folder, step)
-        _check_graphs(bundle.folder)
-        # 3. What travels along.
-        shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / TOKENIZER)
-        if labels is not None:
-            _write_labels(bundle.folder, labels, manifest)
-        bundle.manifest = manifest
-    log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - start)
+    options = BundleOptions(str(config.source), labels, config.image_size, quiet=config.quiet)
+    write_bundle(model, target, plan, config.output, options, force=config.force)
+    log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - started)
     return config.output
-
-
-def _manifest(model: Model, target: Target, plan: Plan, config: ExportConfig) -> dict[str, Any]:
-    checkpoint, family = model.checkpoint, model.family
-    tokenizer = _tokenizer(checkpoint.tokenizer_path)
-    dialect = target.dialect(plan)
-    prompt = prompt_spec(checkpoint.chat_template() or family.chat_template, IMAGE_TOKEN)
-    image = settings.image_config(checkpoint, family, model.vision_dims, config.image_size)
-    rows, columns = model.embedding.shape
-    return {
-        "family": family.name,
-        "name": checkpoint.path.name,
-        "target": target.name,
-        "dialect": dialect.name,
-        "opset": dialect.opset_imports[""],
-        "precision": {**plan.names(), "embedding": model.embedding.dtype},
-        "decoder": asdict(
-            settings.decoder_spec(model.decoder_dims, dialect.cache_dtype, tree_attention=dialect.tree_attention)
-        ),
-        "vision": asdict(settings.vision_spec(model.vision_dims)),
-        "image": asdict(image),
-        "prompt": asdict(prompt),
-        "generation": settings.generation(checkpoint, family, tokenizer),
-        "embedding": {"dtype": model.embedding.dtype, "rows": rows, "columns": columns},
-        "provenance": {
-            "source": str(config.source),
-            "checkpoint_digest": checkpoint.digest(),
-            "fgr_edge": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "calibration_digest": None,
-        },
-    }
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises no narrower class
-        raise CheckpointError(f"{path} is no tokenizer ({error}); download the checkpoint again") from error
-    if tokenizer.token_to_id(IMAGE_TOKEN) is None:
-        raise CheckpointError(f"{path} has no token {IMAGE_TOKEN!r}; expected the tokenizer of a vision-language model")
-    return tokenizer
-
-
-def _write_labels(folder: Path, labels: LabelSet, manifest: Mapping[str, Any]) -> None:
-    """Write labels.json, compiled, beside the tokenizer.json that its token ids belong to."""
-    prompts = PromptBuilder(folder / TOKENIZER, PromptSpec(**manifest["prompt"]))
-    compiled = compile_frames(labels, prompts.encode_text, manifest["generation"]["eos_token_ids"][0])
-    stored = StoredLabels(labels, compiled)
-    (folder / LABELS).write_text(stored.to_json(sha256_of(folder / TOKENIZER)), encoding="utf-8")
-
-
-def _write_embedding(table: LazyTensor, path: Path, step: Step) -> None:
-    rows, columns = table.shape
-    chunk = max(1, CHUNK_VALUES // columns)
-
-    def chunks() -> Iterator[npt.NDArray[Any]]:
-        for start in range(0, rows, chunk):
-            stop = min(start + chunk, rows)
-            yield table.raw_rows(start, stop)
-            step((stop - start) * columns)
-
-    with WeightFile(path) as file:
-        file.append(chunks())
-
-
-def _check_graphs(folder: Path) -> None:
-    import onnx
-
-    for name in ("vision.onnx", "decoder.onnx"):
-        try:
-            onnx.checker.check_model(str(folder / name))
-        except onnx.checker.ValidationError as error:
-            raise EngineError(
-                f"{name} does not pass ONNX's checker: {error}; this is a defect of fgr-edge, please report it"
-            ) from error
 
 
 def _require_onnx() -> None:

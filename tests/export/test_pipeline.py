@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fgr_edge.errors import CheckpointError, ConfigError, LabelError, OutputExistsError
+from fgr_edge.export import assembly as assembly_module
 from fgr_edge.export import lazy_tensor as lazy_tensor_module
-from fgr_edge.export import pipeline as pipeline_module
 from fgr_edge.export import weights as weights_module
 from fgr_edge.export.architectures import family_of
 from fgr_edge.export.checkpoint import Checkpoint
@@ -200,7 +200,7 @@ def test_weights_are_read_in_chunks_and_the_chunk_size_changes_nothing(
         return rows
 
     monkeypatch.setattr(StoredTensor, "raw_rows", raw_rows)
-    for module in (weights_module, pipeline_module):
+    for module in (weights_module, assembly_module):
         monkeypatch.setattr(module, "CHUNK_VALUES", 1000)
     monkeypatch.setattr(lazy_tensor_module, "COMPARE_BYTES", 1000)
     bundle = export(tiny_models.checkpoint("qwen2.5-untied"), tmp_path / "bundle", precision)
