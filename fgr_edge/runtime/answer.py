@@ -79,6 +79,18 @@ class Answerer:
         text, ids, logits = yield from self._free(logits, extend, sampler, room, until=THINK_END)
         return Thought(text, len(ids), logits, Frame(_lead_after(text), REASONED.tail))
 
+    def thought_in(self, ids: Sequence[int]) -> tuple[int, Frame]:
+        """How many of generated `ids` are the thought, and the frame that the answer after it stands in."""
+        stream = DecodeStream(skip_special_tokens=True)
+        text = ""
+        for count, token in enumerate(ids):
+            if token in self._eos_ids:
+                return count, Frame(_lead_after(text), REASONED.tail)
+            text += stream.step(self._prompts.tokenizer, token) or ""
+            if THINK_END in text:
+                return count + 1, Frame(_lead_after(text), REASONED.tail)
+        return len(ids), Frame(_lead_after(text), REASONED.tail)
+
     def name_after(self, thought: Thought, extend: Extend, sampler: Sampler) -> Generator[str, None, Text]:
         """Generate the answer to a thought."""
         lead = thought.frame.lead

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +16,18 @@ from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.evidence import Evidence
-from fgr_edge.runtime.image import ImageConfig, ImageInput, load_image, preprocess
+from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches, load_image, preprocess
 from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.prediction import Prediction, PredictionStream, Timings, result_of
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
+from fgr_edge.runtime.request import Request
 from fgr_edge.runtime.rotary import prompt_positions
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 from fgr_edge.runtime.sessions.onnxruntime import Device, OnnxRuntimeSession
 from fgr_edge.runtime.specs import read_spec
+from fgr_edge.runtime.stages import STAGE_TOKENS, Stages, greedy, logits_along
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
 Floats = npt.NDArray[np.float32]
@@ -37,27 +38,10 @@ NONE_OF_THESE = "none of these"
 Score = Callable[[Frame, Floats, Extend], ClassScores]
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What is asked of a picture."""
-
-    mode: Mode = "direct"
-    question: str | None = None
-    think_budget: int | None = None
-    sampling: SamplingConfig | None = None
-    wording: str | None = None
-    max_new_tokens: int | None = None  # without `sampling`: at most; None takes the mode's
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("direct", "reason"):
-            raise ConfigError(f"mode is {self.mode!r}, expected 'direct' or 'reason'")
-        if self.think_budget is not None and self.think_budget < 1:
-            raise ConfigError(f"think_budget is {self.think_budget}, expected at least 1 token")
-
-
 class _Context(NamedTuple):
     """A picture and a message that the decoder has read; times_s: start, preprocessed, seen, prefilled."""
 
+    patches: Patches | None
     prompt: Prompt
     embeds: ImageEmbeds
     logits: Floats
@@ -181,16 +165,59 @@ class Recognizer:
         top_k: int = 1,
     ) -> PredictionStream:
         """As calling the recognizer, piece by piece: iterate for text, then read `.prediction`."""
-        request = _Request(mode, question, think_budget, sampling)
+        request = Request(mode, question, think_budget, sampling)
         if top_k < 1:
             raise ConfigError(f"top_k is {top_k}, expected at least 1")
         if self._scorer is None:
             return PredictionStream(self._answer_freely(image, request))
         return PredictionStream(self._name(image, request, self._scorer, top_k))
 
+    def see(self, image: ImageInput) -> ImageEmbeds:
+        """The picture as the decoder gets it; `evidence` and `stages` take it instead of the picture.
+
+        Raises:
+            ImageError: the picture cannot be used.
+        """
+        return self._vision.encode(preprocess(load_image(image), self._image_config))
+
+    def stages(
+        self,
+        image: ImageInput | ImageEmbeds,
+        *,
+        mode: Mode = "direct",
+        along: Sequence[int] | None = None,
+        max_new_tokens: int = STAGE_TOKENS,
+    ) -> Stages:
+        """Everything between one picture and its answer, for comparison with another bundle of the same model.
+
+        Args:
+            along: tokens that another bundle chose: their logits, and the label scores after them, instead of its own.
+            max_new_tokens: chosen at most, where `along` is not given.
+
+        Raises:
+            ImageError: the picture cannot be used.
+        """
+        room = max_new_tokens if along is None else len(along)
+        context = self._read(image, Request(mode, max_new_tokens=room), self._scorer)
+        first, start = context.logits.copy(), self._decoder.length
+        if along is None:
+            tokens, rows = greedy(first, self._extend, self._eos_ids, context.room)
+        else:
+            tokens, rows = (
+                list(along),
+                logits_along(first, self._embedding.gather(np.array(along, np.int64)), self._decoder),
+            )
+        scores = None
+        if self._scorer is not None:
+            self._decoder.rewind(start)
+            thought, frame = (0, DIRECT) if mode == "direct" else self._answers.thought_in(tokens)
+            logits = self._extend(tokens[:thought]) if thought else first
+            scores = self._scorer.all(frame, logits, self._extend).log_probs
+        return Stages(context.patches, context.embeds, first, np.array(tokens, np.int64), rows, scores)
+
     def evidence(
         self,
-        image: ImageInput,
+        image: ImageInput | ImageEmbeds,
         *,
         mode: Mode = "direct",
         question: str | None = None,
@@ -211,7 +238,7 @@ class Recognizer:
         scorer = self._scorer if labels is None else self._scorer_of(labels, None)
         if scorer is None:
             raise ConfigError("there are no labels to score; give some to the Recognizer, or to this call")
-        request = _Request(mode, question, think_budget, None, wording)
+        request = Request(mode, question, think_budget, None, wording)
         scored = result_of(self._score(image, request, scorer, scorer.all))
         return Evidence(scored.scores.log_probs, _features(scored.context.embeds), scored.text, scored.timings)
 
@@ -224,11 +251,11 @@ class Recognizer:
         Raises:
             ImageError: the picture cannot be used.
         """
-        context = self._read(image, _Request(wording=wording, max_new_tokens=max_new_tokens))
+        context = self._read(image, Request(wording=wording, max_new_tokens=max_new_tokens))
         return result_of(self._answers.reason(context.logits, self._extend, context.sampler, context.room)).text
 
     def _name(
-        self, image: ImageInput, request: _Request, scorer: LabelScorer, top_k: int
+        self, image: ImageInput, request: Request, scorer: LabelScorer, top_k: int
     ) -> Generator[str, None, Prediction]:
         """Think if asked to, score the labels, decide."""
         confidence = self._judge.confidence(request.mode)
@@ -258,7 +285,7 @@ class Recognizer:
         )
 
     def _score(
-        self, image: ImageInput, request: _Request, scorer: LabelScorer, score: Score
+        self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer, score: Score
     ) -> Generator[str, None, _Scored]:
         context = self._read(image, request, scorer)
         text, tokens, frame, logits = "", 0, DIRECT, context.logits
@@ -270,7 +297,7 @@ class Recognizer:
         scores = score(frame, logits, self._extend)
         return _Scored(context, text, tokens, frame, scores, (generated, time.perf_counter()))
 
-    def _answer_freely(self, image: ImageInput, request: _Request) -> Generator[str, None, Prediction]:
+    def _answer_freely(self, image: ImageInput, request: Request) -> Generator[str, None, Prediction]:
         """No labels: whatever the model says."""
         context = self._read(image, request)
         answers, given = self._answers, (context.logits, self._extend, context.sampler, context.room)
@@ -298,12 +325,12 @@ class Recognizer:
             timings=_timings(context, end, end, generated=found.tokens, scored=0),
         )
 
-    def _read(self, image: ImageInput, request: _Request, scorer: LabelScorer | None = None) -> _Context:
+    def _read(self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer | None = None) -> _Context:
         """Everything up to the first logits; leaves room in the cache for what follows."""
         start = time.perf_counter()
-        patches = preprocess(load_image(image), self._image_config)
+        patches = None if isinstance(image, ImageEmbeds) else preprocess(load_image(image), self._image_config)
         preprocessed = time.perf_counter()
-        embeds = self._vision.encode(patches)
+        embeds = image if isinstance(image, ImageEmbeds) else self._vision.encode(cast(Patches, patches))
         seen = time.perf_counter()
         if request.wording is None:
             prompt = self._prompts.build(request.question, request.mode, len(embeds.tokens))
@@ -315,9 +342,9 @@ class Recognizer:
         logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches)
         room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
         times = (start, preprocessed, seen, time.perf_counter())
-        return _Context(prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
+        return _Context(patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
 
-    def _default_sampling(self, request: _Request, taken: int) -> SamplingConfig:
+    def _default_sampling(self, request: Request, taken: int) -> SamplingConfig:
         """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and the model has."""
         wanted = request.max_new_tokens or (DIRECT_TOKENS if request.mode == "direct" else REASON_TOKENS)
         left = self._decoder.spec.max_positions - taken
