@@ -6,10 +6,11 @@ memory in use is one chunk, whatever the size of the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -23,6 +24,8 @@ IR_VERSION = 11  # ONNX 1.18; the newest that ONNX Runtime 1.22 and TensorRT 10.
 _DTYPES = {
     np.dtype(np.float32): ir.DataType.FLOAT,
     np.dtype(np.float16): ir.DataType.FLOAT16,
+    np.dtype(ml_dtypes.bfloat16): ir.DataType.BFLOAT16,
+    np.dtype(np.bool_): ir.DataType.BOOL,
     np.dtype(np.uint8): ir.DataType.UINT8,
     np.dtype(np.int8): ir.DataType.INT8,
     np.dtype(np.int32): ir.DataType.INT32,
@@ -50,6 +53,7 @@ class GraphBuilder:
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
         self._counts: dict[str, int] = {}
+        self._shared: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[Dim]) -> ir.Value:
         """Declare a graph input; a string in `shape` is a dimension known only at run time."""
@@ -92,15 +96,28 @@ class GraphBuilder:
             self._initializers[name] = ir.val(name, const_value=tensor, dtype=tensor.dtype, shape=list(array.shape))
         return self._initializers[name]
 
+    def shared(self, name: str, make: Callable[[], ir.Value]) -> ir.Value:
+        """The value that `make` adds to the graph when `name` is first asked for, and the same again later."""
+        if name not in self._shared:
+            self._shared[name] = make()
+        return self._shared[name]
+
     def weight(
-        self, name: str, shape: Sequence[int], dtype: npt.DTypeLike, chunks: Iterable[npt.NDArray[Any]]
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: npt.DTypeLike | ir.DataType,
+        chunks: Iterable[npt.NDArray[Any]],
     ) -> ir.Value:
-        """Stream a weight to the external-data file; `chunks` concatenate to `shape` in C order."""
-        kind = _DTYPES[np.dtype(dtype)]
+        """Stream a weight to the external-data file; `chunks` concatenate to `shape` in C order.
+
+        Chunks of a type that numpy lacks (INT4, FLOAT8E4M3FN) are its bytes.
+        """
+        kind = dtype if isinstance(dtype, ir.DataType) else _DTYPES[np.dtype(dtype)]
         if self._weights is None or self.folder is None:
             return ir.val(name, dtype=kind, shape=list(shape))
         offset, length = self._weights.append(chunks)
-        expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        expected = int(np.prod(shape, dtype=np.int64) * kind.itemsize)
         assert length == expected, f"{name}: wrote {length} bytes, expected {expected}"
         tensor = ir.ExternalTensor(
             self._weights.path.name,

@@ -14,6 +14,12 @@ Inputs:
 Outputs:
     logits                 [1, R, V] float32
     present_key.<i>, present_value.<i>
+
+A span of layers is a graph of the same kind, for calibration that streams a large model: `inputs_embeds` is then the
+residual stream before its first layer, and instead of logits a span that does not end the decoder gives
+    hidden                 [1, S, H] float32    the residual stream after its last layer
+and the last one, without a head, gives
+    hidden                 [1, R, H] float32    what the head is given
 """
 
 from __future__ import annotations
@@ -31,43 +37,69 @@ from fgr_edge.export.weights import Matrix, Weights
 
 
 def build_decoder(
-    folder: Path | None, dims: DecoderDims, weights: Weights, head: Matrix, dialect: Dialect, step: Step
+    folder: Path | None,
+    dims: DecoderDims,
+    weights: Weights,
+    head: Matrix | None,
+    dialect: Dialect,
+    step: Step,
+    *,
+    span: range | None = None,
 ) -> None:
     """Write decoder.onnx and decoder.onnx.data into `folder`; with None only check that the weights fit.
 
     Args:
-        head: the output projection [V, H]; the embedding where it is tied.
+        head: the output projection [V, H]; the embedding where it is tied. None leaves it out: see the module.
         step: called with the number of weights written after each layer.
+        span: the layers; None is all of them.
     """
+    layers = range(dims.layers) if span is None else span
     g = GraphBuilder(folder, "decoder", dialect.opset_imports)
     x = g.input("inputs_embeds", np.float32, [1, "sequence", dims.hidden])
     cache = _cache_inputs(g, dims, dialect)
-    logit_rows = g.input("logit_rows", np.int64, ["rows"])
-    deepstack = [g.input(f"deepstack.{i}", np.float32, [1, "sequence", dims.hidden]) for i in range(dims.deepstack)]
-    normed = dialect.rms_norm(g, x, weights.vector(["input_norm"], [dims.hidden]), dims.rms_eps, "input_norm.0")
-    for layer in range(dims.layers):
+    ends = layers.stop == dims.layers
+    logit_rows = g.input("logit_rows", np.int64, ["rows"]) if ends else None
+    features = {
+        i: g.input(f"deepstack.{i}", np.float32, [1, "sequence", dims.hidden]) for i in layers if i < dims.deepstack
+    }
+    norm = weights.vector(["input_norm"], [dims.hidden], layers.start)
+    normed = dialect.rms_norm(g, x, norm, dims.rms_eps, f"input_norm.{layers.start}")
+    for layer in layers:
         last = layer + 1 == dims.layers
         attended = _attention(g, normed, layer, dims, weights, cache, dialect)
-        features = deepstack[layer] if layer < len(deepstack) else None
+        added = features.get(layer)
         if last:
             # The cache is complete: from here on only the rows that get logits are worth computing.
             attended, x = (g.op("Gather", value, logit_rows, axis=1) for value in (attended, x))
-            features = None if features is None else g.op("Gather", features, logit_rows, axis=1)
+            added = None if added is None else g.op("Gather", added, logit_rows, axis=1)
         o = weights.matrix(["o"], [dims.hidden], dims.heads * dims.head_dim, layer)
         attended = dialect.linear(g, attended, o, None)
         post_norm = weights.vector(["post_norm"], [dims.hidden], layer)
         normed, x = dialect.add_rms_norm(g, attended, x, post_norm, dims.rms_eps, f"post_norm.{layer}")
         y = _mlp(g, normed, layer, dims, weights, dialect)
-        if features is not None:
-            y = g.op("Add", y, features)
+        if added is not None:
+            y = g.op("Add", y, added)
+        step(_layer_weights(dims))
+        if layer + 1 == layers.stop and not last:
+            g.output(g.op("Add", y, x), "hidden", np.float32, [1, "sequence", dims.hidden])
+            break  # the norm that follows belongs to the next span
         name, role = ("final_norm", "final_norm") if last else (f"input_norm.{layer + 1}", "input_norm")
         norm = weights.vector([role], [dims.hidden], 0 if last else layer + 1)
         normed, x = dialect.add_rms_norm(g, y, x, norm, dims.rms_eps, name)
-        step(_layer_weights(dims))
+    if ends:
+        _head(g, normed, head, dims, dialect, step)
+    g.save()
+
+
+def _head(
+    g: GraphBuilder, normed: ir.Value, head: Matrix | None, dims: DecoderDims, dialect: Dialect, step: Step
+) -> None:
+    if head is None:
+        g.output(normed, "hidden", np.float32, [1, "rows", dims.hidden])
+        return
     logits = dialect.linear(g, normed, head, None)
     g.output(logits, "logits", np.float32, [1, "rows", dims.vocab])
     step(head.rows * head.columns)
-    g.save()
 
 
 def _cache_inputs(g: GraphBuilder, dims: DecoderDims, dialect: Dialect) -> CacheInputs:

@@ -13,6 +13,11 @@ Inputs (N patches, D head width; all made by `runtime/vision.py`):
 Outputs:
     image_embeds     [M, H] float32      one row per merge x merge patches, in reading order
     deepstack.<i>    [M, H] float32      (families with DeepStack)
+
+A span of blocks is a graph of the same kind, for calibration that streams a large model. All but the first take
+    hidden_in        [N, C] float32      tokens before its first block, in the order of attention
+instead of patches, and all but the last give, instead of image_embeds,
+    hidden           [N, C] float32      tokens after its last block
 """
 
 from __future__ import annotations
@@ -30,9 +35,17 @@ from fgr_edge.export.progress import Step
 from fgr_edge.export.weights import Matrix, Weights
 
 
-def build_vision(folder: Path | None, dims: VisionDims, weights: Weights, dialect: Dialect, step: Step) -> None:
-    """Write vision.onnx and its data into `folder`; arguments as in `build_decoder`."""
-    _VisionGraph(folder, dims, weights, dialect).build(step)
+def build_vision(
+    folder: Path | None,
+    dims: VisionDims,
+    weights: Weights,
+    dialect: Dialect,
+    step: Step,
+    *,
+    span: range | None = None,
+) -> None:
+    """Write vision.onnx and its data into `folder`; arguments as in `build_decoder`, `span` of blocks."""
+    _VisionGraph(folder, dims, weights, dialect).build(step, range(dims.depth) if span is None else span)
 
 
 def vision_weights(dims: VisionDims) -> int:
@@ -54,24 +67,23 @@ class _VisionGraph:
     weights: Weights
     dialect: Dialect
 
-    def build(self, step: Step) -> None:
+    def build(self, step: Step, blocks: range) -> None:
         dims, dialect = self.dims, self.dialect
         g = self.g = GraphBuilder(self.folder, "vision", dialect.opset_imports)
+        starts, ends = blocks.start == 0, blocks.stop == dims.depth
         # 1. Inputs.
-        patches = g.input("patches", np.float32, ["patches", dims.patch_inputs])
+        name, width = ("patches", dims.patch_inputs) if starts else ("hidden_in", dims.hidden)
+        x = g.input(name, np.float32, ["patches", width])
         self.cos = g.input("cos", np.float32, ["patches", dims.head_dim // 2])
         self.sin = g.input("sin", np.float32, ["patches", dims.head_dim // 2])
         self.windows = self._window_inputs()
-        # 2. Patches to tokens. A convolution whose stride is its kernel is a matrix product.
-        x = self._linear(patches, "patch", dims.hidden, dims.patch_inputs)
-        if dims.learned_positions is not None:
-            x = g.op("Add", x, self._positions(dims.learned_positions))
-        if self.windows is not None:
-            x = g.op("Gather", x, self.order, axis=0)
-        step(dims.hidden * dims.patch_inputs)
+        # 2. Patches to tokens.
+        if starts:
+            x = self._tokens(x)
+            step(dims.hidden * dims.patch_inputs)
         # 3. Blocks; a residual sum stays pending until the next norm takes it in.
         pending: ir.Value | None = None
-        for block in range(dims.depth):
+        for block in blocks:
             normed, x = self._norm(x, pending, "norm1", block)
             normed, x = self._norm(x, self._attention(normed, block), "norm2", block)
             pending = self._mlp(normed, block)
@@ -80,21 +92,36 @@ class _VisionGraph:
                 self._deepstack(x, dims.deepstack_blocks.index(block))
             step(_block_weights(dims))
         # 4. Merge neighbouring patches into the decoder's tokens.
+        if ends:
+            self._image_embeds(x, pending)
+            step(vision_weights(dims) - dims.depth * _block_weights(dims) - dims.hidden * dims.patch_inputs)
+        else:
+            hidden = g.op("Identity", x) if pending is None else g.op("Add", x, pending)
+            g.output(hidden, "hidden", np.float32, ["patches", dims.hidden])
+        g.save()
+
+    def _tokens(self, patches: ir.Value) -> ir.Value:
+        """Patches [N, P] to tokens [N, C]. A convolution whose stride is its kernel is a matrix product."""
+        dims, g = self.dims, self.g
+        x = self._linear(patches, "patch", dims.hidden, dims.patch_inputs)
+        if dims.learned_positions is not None:
+            x = g.op("Add", x, self._positions(dims.learned_positions))
+        if self.windows is None:
+            return x
+        return g.op("Gather", x, g.input("order", np.int64, ["patches"]), axis=0)
+
+    def _image_embeds(self, x: ir.Value, pending: ir.Value | None) -> None:
         normed, _ = self._norm(x, pending, "merger_norm", 0)
         y = self._merger(normed, "merger", 0)
         if self.windows is not None:
-            y = g.op("Gather", y, self.restore, axis=0)
+            y = self.g.op("Gather", y, self.g.input("restore", np.int64, ["tokens"]), axis=0)
         self._emit(y, "image_embeds")
-        step(vision_weights(dims) - dims.depth * _block_weights(dims) - dims.hidden * dims.patch_inputs)
-        g.save()
 
     def _window_inputs(self) -> WindowInputs | None:
         dims, g = self.dims, self.g
         if dims.window_size is None:
             return None
         length = (dims.window_size // dims.patch_size) ** 2
-        self.order = g.input("order", np.int64, ["patches"])
-        self.restore = g.input("restore", np.int64, ["tokens"])
         return WindowInputs(
             rows=g.input("window_rows", np.int64, ["windows", length]),
             mask=g.input("window_mask", np.int32, ["windows", length]),
