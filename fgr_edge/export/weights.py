@@ -7,7 +7,7 @@ is in memory until a dialect asks for it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ class Matrix:
         columns: inputs of the layer.
         part: of the model.
         unit: layer or block that it belongs to: "decoder.3", "vision.merger", "head".
+        padded_rows, padded_columns: what the dialect that asked for it fills the weight up to with zeros.
     """
 
     name: str
@@ -36,10 +37,20 @@ class Matrix:
     columns: int
     part: Part
     unit: str
+    padded_rows: int = 0
+    padded_columns: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "padded_rows", max(self.padded_rows, self.rows))
+        object.__setattr__(self, "padded_columns", max(self.padded_columns, self.columns))
 
     @property
     def rows(self) -> int:
         return sum(part.shape[0] for part in self.parts)
+
+    def padded(self, *, rows: int = 0, columns: int = 0) -> Matrix:
+        """This matrix, to be filled up with zeros to `rows` and `columns`; its values stay as stored."""
+        return replace(self, padded_rows=rows, padded_columns=columns)
 
     def chunks(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield float32 blocks [some rows, columns], in order."""

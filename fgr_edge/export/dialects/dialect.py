@@ -1,19 +1,22 @@
 """What a graph builder may ask for; a dialect is how one runtime spells it.
 
-Values are `onnx_ir.Value`s. Activations of the decoder are [1, S, H] float32, of the vision tower [N, C].
+Values are `onnx_ir.Value`s, of the decoder [1, S, H], of the vision tower [N, C]. Graph inputs and outputs and the sum
+of the residuals are float32; norms take that and give the dialect's working type, in which everything between a norm
+and the next sum is (float32 too where the engine computes in it). `working` and `float32` cross the border elsewhere.
 A dialect knows how to quantize a weight, never which model it belongs to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from fgr_edge.calibrate.plan import Part
 from fgr_edge.export.graphs.builder import GraphBuilder
 from fgr_edge.export.weights import Matrix
 
@@ -46,16 +49,13 @@ class WindowInputs:
 class CacheInputs:
     """Graph values that every layer's cached attention shares.
 
-    rows: [1, S] int64, the row of the rotary table for each token; bias: [1, 1, S, T] float32, added to the attention
-    logits. Both None where the dialect has no tree attention: then row and slot are one, and attention is causal.
+    cos, sin: the rotary angles, in the form that the dialect rotates by; others: what else its attention takes, by the
+    names that it gives them.
     """
 
-    seqlens_k: ir.Value
-    total_sequence_length: ir.Value
     cos: ir.Value
     sin: ir.Value
-    rows: ir.Value | None = None
-    bias: ir.Value | None = None
+    others: Mapping[str, ir.Value] = field(default_factory=dict)
 
 
 class Dialect(Protocol):
@@ -69,21 +69,33 @@ class Dialect(Protocol):
     def opset_imports(self) -> Mapping[str, int]:
         """Domain -> version."""
 
+    def working(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        """x, float32, in the dialect's working type."""
+
+    def float32(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        """x, of the dialect's working type, in float32."""
+
+    def padded_width(self, width: int, part: Part, unit: str) -> int:
+        """What the inner width of an MLP in `unit` grows to; zero weights fill it (see `Matrix.padded`)."""
+
     def linear(
         self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None, *, flat: bool = False
     ) -> ir.Value:
-        """x [1, S, K] times weight [N, K] transposed, plus bias [N] -> [1, S, N]; `flat`: x is [S, K] -> [S, N]."""
+        """x [1, S, K] times weight [N, K] transposed, plus bias [N] -> [1, S, N]; `flat`: x is [S, K] -> [S, N].
+
+        K and N are those of the padded weight; the bias is as long as the stored rows.
+        """
 
     def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, eps: float, name: str) -> ir.Value:
-        """x / rms(x) * weight over the last axis."""
+        """x / rms(x) * weight over the last axis; x is float32."""
 
     def add_rms_norm(
         self, g: GraphBuilder, x: ir.Value, residual: ir.Value, weight: Vector, eps: float, name: str
     ) -> tuple[ir.Value, ir.Value]:
-        """(rms_norm(x + residual), x + residual)."""
+        """(rms_norm(x + residual), x + residual); x is of the working type, the residual float32."""
 
     def layer_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, bias: Vector, eps: float, name: str) -> ir.Value:
-        """Layer normalization over the last axis."""
+        """Layer normalization over the last axis; x is float32."""
 
     def swiglu(self, g: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
         """silu(gate) * up."""
@@ -91,8 +103,8 @@ class Dialect(Protocol):
     def gelu(self, g: GraphBuilder, x: ir.Value, *, tanh: bool) -> ir.Value:
         """GELU, exact or with the tanh approximation."""
 
-    def rotary(self, g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
-        """Rotate x [1, N, heads * D] by cos, sin [N, D / 2] (halves, not interleaved)."""
+    def rotary(self, g: GraphBuilder, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        """Rotate x [1, N, heads * D] by cos, sin [N, D / 2] float32, graph inputs (halves, not interleaved)."""
 
     def attention(
         self,
@@ -104,6 +116,9 @@ class Dialect(Protocol):
         windows: WindowInputs | None,
     ) -> ir.Value:
         """Unmasked attention over [1, N, C], or inside each window where `windows` is given."""
+
+    def cache_inputs(self, g: GraphBuilder, head_dim: int) -> CacheInputs:
+        """Declare the graph inputs that cached attention takes besides the cache."""
 
     def cached_attention(
         self,

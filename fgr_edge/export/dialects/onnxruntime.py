@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fgr_edge.calibrate.plan import Plan
+from fgr_edge.calibrate.plan import Part, Plan
 from fgr_edge.calibrate.schemes.int8 import BLOCK_SIZE, blocks_per_row, quantize_int8
 from fgr_edge.calibrate.schemes.scheme import BlockWeights, Plain
 from fgr_edge.errors import ConfigError
@@ -22,6 +22,7 @@ from fgr_edge.export.graphs.builder import Dim, GraphBuilder
 from fgr_edge.export.weights import Matrix
 
 MICROSOFT = "com.microsoft"
+ROTARY_TABLES = ("cos_cache", "sin_cache")
 INT8_COMPUTE = 4  # MatMulNBits accuracy_level: activations in int8 per block, the only fast path on CPUs
 
 
@@ -50,6 +51,15 @@ class OnnxRuntimeDialect:
     @property
     def opset_imports(self) -> Mapping[str, int]:
         return {"": 23, MICROSOFT: 1}
+
+    def working(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        return x
+
+    def float32(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        return x
+
+    def padded_width(self, width: int, part: Part, unit: str) -> int:
+        return width
 
     def linear(
         self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None, *, flat: bool = False
@@ -126,7 +136,7 @@ class OnnxRuntimeDialect:
     def gelu(self, g: GraphBuilder, x: ir.Value, *, tanh: bool) -> ir.Value:
         return g.op("Gelu", x, approximate="tanh" if tanh else "none")
 
-    def rotary(self, g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
+    def rotary(self, g: GraphBuilder, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
         first_row = g.constant(np.zeros(1, np.int64), "rotary_first_row")
         return g.op("RotaryEmbedding", x, first_row, cos, sin, domain=MICROSOFT)
 
@@ -151,6 +161,21 @@ class OnnxRuntimeDialect:
         joined = g.op("Reshape", y, g.constant(np.array([1, -1, width], np.int64), f"join_windows_{width}"))
         return g.op("Gather", joined, windows.inverse, axis=1)
 
+    def cache_inputs(self, g: GraphBuilder, head_dim: int) -> CacheInputs:
+        others = {
+            "seqlens_k": g.input("seqlens_k", np.int32, [1]),
+            "total_sequence_length": g.input("total_sequence_length", np.int32, []),
+        }
+        cos, sin = (g.input(name, self.cache_dtype, ["cache_length", head_dim // 2]) for name in ROTARY_TABLES)
+        if self.tree_attention:
+            others["rows"] = g.input("table_rows", np.int64, [1, "sequence"])
+            mask = g.input("tree_mask", np.float32, [1, 1, "sequence", "masked"])
+            masked_from = g.input("masked_from", np.int64, [1])
+            # Zeros before the masked slots: [1, 1, S, W] -> [1, 1, S, T], once for all layers.
+            before, after = (g.constant(np.zeros(n, np.int64), f"pad_{n}") for n in (3, 4))
+            others["bias"] = g.op("Pad", mask, g.op("Concat", before, masked_from, after, axis=0))
+        return CacheInputs(cos, sin, others)
+
     def cached_attention(
         self,
         g: GraphBuilder,
@@ -168,11 +193,11 @@ class OnnxRuntimeDialect:
             "GroupQueryAttention",
             *heads,
             *past,
-            cache.seqlens_k,
-            cache.total_sequence_length,
+            cache.others["seqlens_k"],
+            cache.others["total_sequence_length"],
             cache.cos,
             cache.sin,
-            *(() if cache.bias is None else (cache.rows, cache.bias)),
+            *(cache.others[name] for name in ("rows", "bias") if self.tree_attention),
             domain=MICROSOFT,
             outputs=3,
             num_heads=shape.heads,

@@ -1,6 +1,6 @@
 """The decoder as one graph for prefill and decode.
 
-Inputs:
+Inputs (which of `seqlens_k` to `attention_mask`, the dialect says; `runtime/step_inputs.py` fills them all):
     inputs_embeds          [1, S, H] float32    token and picture embeddings
     seqlens_k              [1] int32            tokens in the cache after this call, minus one
     total_sequence_length  [] int32             tokens in the cache after this call
@@ -8,6 +8,8 @@ Inputs:
     table_rows             [1, S] int64         row of that table for each token (dialects with tree attention)
     tree_mask              [1, 1, S, W] float32 added to the attention logits of the last W slots (the same dialects)
     masked_from            [1] int64            T - W, the slots before them, which every token sees
+    write_indices          [1] int64            tokens in the cache before this call
+    attention_mask         [1, 1, S, T] bool    which slots each token sees
     logit_rows             [R] int64            which of the S rows get logits
     deepstack.<i>          [1, S, H] float32    added after layer i (families with DeepStack)
     past_key.<i>, past_value.<i>  [1, KV, T, D] the cache, the same buffers as the present_* outputs
@@ -56,7 +58,7 @@ def build_decoder(
     layers = range(dims.layers) if span is None else span
     g = GraphBuilder(folder, "decoder", dialect.opset_imports)
     x = g.input("inputs_embeds", np.float32, [1, "sequence", dims.hidden])
-    cache = _cache_inputs(g, dims, dialect)
+    cache = dialect.cache_inputs(g, dims.head_dim)
     ends = layers.stop == dims.layers
     logit_rows = g.input("logit_rows", np.int64, ["rows"]) if ends else None
     features = {
@@ -78,10 +80,10 @@ def build_decoder(
         normed, x = dialect.add_rms_norm(g, attended, x, post_norm, dims.rms_eps, f"post_norm.{layer}")
         y = _mlp(g, normed, layer, dims, weights, dialect)
         if added is not None:
-            y = g.op("Add", y, added)
+            y = g.op("Add", y, dialect.working(g, added))
         step(_layer_weights(dims))
         if layer + 1 == layers.stop and not last:
-            g.output(g.op("Add", y, x), "hidden", np.float32, [1, "sequence", dims.hidden])
+            g.output(g.op("Add", dialect.float32(g, y), x), "hidden", np.float32, [1, "sequence", dims.hidden])
             break  # the norm that follows belongs to the next span
         name, role = ("final_norm", "final_norm") if last else (f"input_norm.{layer + 1}", "input_norm")
         norm = weights.vector([role], [dims.hidden], 0 if last else layer + 1)
@@ -95,29 +97,11 @@ def _head(
     g: GraphBuilder, normed: ir.Value, head: Matrix | None, dims: DecoderDims, dialect: Dialect, step: Step
 ) -> None:
     if head is None:
-        g.output(normed, "hidden", np.float32, [1, "rows", dims.hidden])
+        g.output(dialect.float32(g, normed), "hidden", np.float32, [1, "rows", dims.hidden])
         return
-    logits = dialect.linear(g, normed, head, None)
+    logits = dialect.float32(g, dialect.linear(g, normed, head, None))
     g.output(logits, "logits", np.float32, [1, "rows", dims.vocab])
     step(head.rows * head.columns)
-
-
-def _cache_inputs(g: GraphBuilder, dims: DecoderDims, dialect: Dialect) -> CacheInputs:
-    plain = (
-        g.input("seqlens_k", np.int32, [1]),
-        g.input("total_sequence_length", np.int32, []),
-        g.input("cos_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
-        g.input("sin_cache", dialect.cache_dtype, ["cache_length", dims.head_dim // 2]),
-    )
-    if not dialect.tree_attention:
-        return CacheInputs(*plain)
-    rows = g.input("table_rows", np.int64, [1, "sequence"])
-    mask = g.input("tree_mask", np.float32, [1, 1, "sequence", "masked"])
-    masked_from = g.input("masked_from", np.int64, [1])
-    # Zeros before the masked slots: [1, 1, S, W] -> [1, 1, S, T], once for all layers.
-    before, after = (g.constant(np.zeros(n, np.int64), f"pad_{n}") for n in (3, 4))
-    bias = g.op("Pad", mask, g.op("Concat", before, masked_from, after, axis=0))
-    return CacheInputs(*plain, rows, bias)
 
 
 def _attention(
@@ -142,12 +126,11 @@ def _attention(
 
 
 def _mlp(g: GraphBuilder, x: ir.Value, layer: int, dims: DecoderDims, weights: Weights, dialect: Dialect) -> ir.Value:
-    gate, up = (
-        dialect.linear(g, x, weights.matrix([role], [dims.intermediate], dims.hidden, layer), None)
-        for role in ("gate", "up")
-    )
+    gate, up = (weights.matrix([role], [dims.intermediate], dims.hidden, layer) for role in ("gate", "up"))
     down = weights.matrix(["down"], [dims.hidden], dims.intermediate, layer)
-    return dialect.linear(g, dialect.swiglu(g, gate, up), down, None)
+    width = dialect.padded_width(dims.intermediate, down.part, down.unit)
+    gated, raised = (dialect.linear(g, x, matrix.padded(rows=width), None) for matrix in (gate, up))
+    return dialect.linear(g, dialect.swiglu(g, gated, raised), down.padded(columns=width), None)
 
 
 def _layer_weights(dims: DecoderDims) -> int:

@@ -88,7 +88,7 @@ class _VisionGraph:
             normed, x = self._norm(x, self._attention(normed, block), "norm2", block)
             pending = self._mlp(normed, block)
             if block in dims.deepstack_blocks:
-                x, pending = g.op("Add", x, pending), None
+                x, pending = g.op("Add", x, dialect.float32(g, pending)), None
                 self._deepstack(x, dims.deepstack_blocks.index(block))
             step(_block_weights(dims))
         # 4. Merge neighbouring patches into the decoder's tokens.
@@ -96,14 +96,15 @@ class _VisionGraph:
             self._image_embeds(x, pending)
             step(vision_weights(dims) - dims.depth * _block_weights(dims) - dims.hidden * dims.patch_inputs)
         else:
-            hidden = g.op("Identity", x) if pending is None else g.op("Add", x, pending)
+            hidden = g.op("Identity", x) if pending is None else g.op("Add", x, dialect.float32(g, pending))
             g.output(hidden, "hidden", np.float32, ["patches", dims.hidden])
         g.save()
 
     def _tokens(self, patches: ir.Value) -> ir.Value:
         """Patches [N, P] to tokens [N, C]. A convolution whose stride is its kernel is a matrix product."""
         dims, g = self.dims, self.g
-        x = self._linear(patches, "patch", dims.hidden, dims.patch_inputs)
+        x = self._linear(self.dialect.working(g, patches), "patch", dims.hidden, dims.patch_inputs)
+        x = self.dialect.float32(g, x)
         if dims.learned_positions is not None:
             x = g.op("Add", x, self._positions(dims.learned_positions))
         if self.windows is None:
@@ -143,7 +144,7 @@ class _VisionGraph:
         qkv = self._linear(x, "qkv", 3 * dims.hidden, dims.hidden, block)
         qkv = g.op("Unsqueeze", qkv, self._axes(0))
         q, k, v = g.ops("Split", qkv, outputs=3, axis=-1, num_outputs=3)
-        q, k = (dialect.rotary(g, part, self.cos, self.sin) for part in (q, k))
+        q, k = (dialect.rotary(g, part, dims.heads, self.cos, self.sin) for part in (q, k))
         windows = None if block in dims.full_attention_blocks else self.windows
         shape = AttentionShape(dims.heads, dims.heads, dims.head_dim)
         y = dialect.attention(g, q, k, v, shape, windows)
@@ -151,12 +152,14 @@ class _VisionGraph:
 
     def _mlp(self, x: ir.Value, block: int) -> ir.Value:
         dims, g, dialect = self.dims, self.g, self.dialect
-        up = self._linear(x, "up", dims.intermediate, dims.hidden, block)
+        width = dialect.padded_width(dims.intermediate, "vision", self.weights.unit("up", block))
+        up = self._linear(x, "up", dims.intermediate, dims.hidden, block, padded_rows=width)
         if dims.mlp == "swiglu":
-            y = dialect.swiglu(g, self._linear(x, "gate", dims.intermediate, dims.hidden, block), up)
+            gate = self._linear(x, "gate", dims.intermediate, dims.hidden, block, padded_rows=width)
+            y = dialect.swiglu(g, gate, up)
         else:
             y = dialect.gelu(g, up, tanh=True)
-        return self._linear(y, "down", dims.hidden, dims.intermediate, block)
+        return self._linear(y, "down", dims.hidden, dims.intermediate, block, padded_columns=width)
 
     def _deepstack(self, x: ir.Value, index: int) -> None:
         normed, _ = self._norm(self._merge(x), None, "deepstack_norm", index)
@@ -182,12 +185,23 @@ class _VisionGraph:
             if addend is None:
                 return dialect.rms_norm(g, x, weight, dims.norm_eps, name), x
             return dialect.add_rms_norm(g, addend, x, weight, dims.norm_eps, name)
-        total = x if addend is None else g.op("Add", x, addend)
+        total = x if addend is None else g.op("Add", x, dialect.float32(g, addend))
         bias = self.weights.vector([f"{role}_bias"], [width], index)
         return dialect.layer_norm(g, total, weight, bias, dims.norm_eps, name), total
 
-    def _linear(self, x: ir.Value, role: str, rows: int, columns: int, index: int = 0) -> ir.Value:
+    def _linear(
+        self,
+        x: ir.Value,
+        role: str,
+        rows: int,
+        columns: int,
+        index: int = 0,
+        *,
+        padded_rows: int = 0,
+        padded_columns: int = 0,
+    ) -> ir.Value:
         matrix = self._patch_matrix() if role == "patch" else self.weights.matrix([role], [rows], columns, index)
+        matrix = matrix.padded(rows=padded_rows, columns=padded_columns)
         biased = role != "patch" or self.dims.patch_bias
         bias = self.weights.vector([f"{role}_bias"], [rows], index) if biased else None
         return self.dialect.linear(self.g, x, matrix, bias, flat=True)
@@ -200,6 +214,7 @@ class _VisionGraph:
         return Matrix(self.weights.name("patch"), (tensor,), d.patch_inputs, "vision", "vision.patch")
 
     def _emit(self, y: ir.Value, name: str) -> None:
+        y = self.dialect.float32(self.g, y)
         self.g.output(y, name, np.float32, ["tokens", self.dims.out_hidden])
 
     def _axes(self, axis: int) -> ir.Value:
