@@ -16,6 +16,7 @@ from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.evidence import Evidence
+from fgr_edge.runtime.feed import picture_feed
 from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches, load_image, preprocess
 from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
@@ -23,7 +24,6 @@ from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.prediction import Prediction, PredictionStream, Timings, result_of
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
 from fgr_edge.runtime.request import Request
-from fgr_edge.runtime.rotary import prompt_positions
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 from fgr_edge.runtime.sessions.onnxruntime import Device, OnnxRuntimeSession
 from fgr_edge.runtime.specs import read_spec
@@ -351,16 +351,10 @@ class Recognizer:
         return SamplingConfig(max_new_tokens=max(1, min(wanted, left)), repetition_penalty=self._repetition_penalty)
 
     def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int, branches: int = 0) -> Floats:
-        picture = slice(prompt.image_start, prompt.image_start + prompt.image_tokens)
-        inputs = self._embedding.gather(prompt.ids)
-        inputs[picture] = embeds.tokens
-        deepstack = []
-        for features in embeds.deepstack:
-            layer = np.zeros_like(inputs)
-            layer[picture] = features
-            deepstack.append(layer)
-        positions = prompt_positions(prompt.image_start, embeds.grid, len(prompt.ids) - picture.stop)
-        return self._decoder.prefill(inputs, positions, max_new_tokens=room, branches=branches, deepstack=deepstack)
+        feed = picture_feed(prompt, embeds, self._embedding.gather)
+        return self._decoder.prefill(
+            feed.embeds, feed.positions, max_new_tokens=room, branches=branches, deepstack=feed.deepstack
+        )
 
     def _extend(self, tokens: Sequence[int]) -> Floats:
         return self._decoder.extend(self._embedding.gather(np.asarray(tokens, np.int64)))
