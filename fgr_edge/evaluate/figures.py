@@ -43,7 +43,7 @@ def reliability(bins: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
     """
     from fgr_edge.evaluate.metrics import wilson_interval
 
-    figure, axes = _axes("mean probability of the answers in a bin", "share of them that is right")
+    figure, axes = new_axes("mean probability of the answers in a bin", "share of them that is right")
     axes.plot([0, 1], [0, 1], color="#999", linewidth=1, linestyle="--")
     for (name, parts), colour in zip(bins.items(), COLOURS, strict=False):
         sure, right, counts = (np.array(column) for column in zip(*parts, strict=True))
@@ -53,7 +53,7 @@ def reliability(bins: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, loc="upper left")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def risk_coverage(curves: Mapping[str, Points], risk: float | None = None) -> str:
@@ -63,7 +63,7 @@ def risk_coverage(curves: Mapping[str, Points], risk: float | None = None) -> st
         curves: (coverage, risk) points, by series.
         risk: drawn as a line, where one is stated.
     """
-    figure, axes = _axes("share of photographs answered", "share of them that is wrong")
+    figure, axes = new_axes("share of photographs answered", "share of them that is wrong")
     for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
         axes.step(*zip(*points, strict=True), where="post", color=colour, linewidth=1.4, label=name)
     if risk is not None:
@@ -71,7 +71,7 @@ def risk_coverage(curves: Mapping[str, Points], risk: float | None = None) -> st
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="upper left")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def length_bias(series: Mapping[str, tuple[Points, float | None, float | None]]) -> str:
@@ -80,7 +80,7 @@ def length_bias(series: Mapping[str, tuple[Points, float | None, float | None]])
     Args:
         series: (length, excess) of each class, the slope and its p-value, by series.
     """
-    figure, axes = _axes("tokens of the name", "mean probability less frequency")
+    figure, axes = new_axes("tokens of the name", "mean probability less frequency")
     axes.axhline(0, color="#999", linewidth=1, linestyle="--")
     for (name, (points, slope, p_value)), colour in zip(series.items(), COLOURS, strict=False):
         lengths, excess = (np.array(column, float) for column in zip(*points, strict=True))
@@ -90,14 +90,19 @@ def length_bias(series: Mapping[str, tuple[Points, float | None, float | None]])
             ends = np.array([lengths.min(), lengths.max()])
             axes.plot(ends, excess.mean() + slope * (ends - lengths.mean()), color=colour, linewidth=1.2)
     figure.legend(frameon=False, loc="outside upper center", fontsize="small")
-    return _svg(figure)
+    return svg_of(figure)
 
 
-def _axes(x: str, y: str) -> tuple[Any, Axes]:
+def new_axes(x: str, y: str, *, width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> tuple[Any, Axes]:
+    """A figure in this style and its axes, labelled.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -107,7 +112,8 @@ def _axes(x: str, y: str) -> tuple[Any, Axes]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def svg_of(figure: Any) -> str:
+    """The figure as one <svg> element, the same for the same numbers."""
     from matplotlib import rc_context
 
     text = io.StringIO()

@@ -6,23 +6,19 @@ and the photographs that were skipped. It loads nothing from anywhere and runs n
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from fgr_edge.errors import ImageError
 from fgr_edge.evaluate.confusion import ConfusedPair, confused_pairs
 from fgr_edge.evaluate.confusion_picture import NO_CLASS, draw
 from fgr_edge.evaluate.evaluation import Document, Evaluation
 from fgr_edge.evaluate.files import write_files
 from fgr_edge.evaluate.table import rows
-from fgr_edge.runtime.image import load_image
+from fgr_edge.evaluate.thumbnail import thumbnail
 
 PICTURED = 18  # confused pairs with photographs
-THUMBNAIL_PX = 120
 STYLE = """
 body{font:15px/1.45 system-ui,Helvetica,Arial,sans-serif;color:#222;margin:2em auto;max-width:1700px;padding:0 1.5em}
 h1{font-size:1.5em;margin-bottom:.2em}h2{font-size:1.15em;margin-top:2em}.dim{color:#777}
@@ -93,7 +89,7 @@ def _pairs(evaluation: Evaluation) -> Iterator[str]:
     yield '<div class="pairs">'
     for pair in confused[:PICTURED]:
         meant = examples.get((pair.answer, pair.answer)) or of_class.get(pair.answer)
-        pictures = _thumbnail(examples[pair.truth, pair.answer]) + ("" if meant is None else _thumbnail(meant))
+        pictures = thumbnail(examples[pair.truth, pair.answer]) + ("" if meant is None else thumbnail(meant))
         yield f"<figure><div>{pictures}</div><figcaption>{_pair(names, pair)}</figcaption></figure>"
     yield "</div>"
     if len(confused) > PICTURED:
@@ -108,19 +104,6 @@ def _pair(names: Sequence[str], pair: ConfusedPair) -> str:
         f'<b>{pair.count} of {pair.of}</b>: <span class="truth">{escape(names[pair.truth])}</span> → '
         f'<span class="wrong">{escape(answer)}</span>'
     )
-
-
-def _thumbnail(path: str) -> str:
-    """A small JPEG inside the page; nothing where the file cannot be opened any more."""
-    try:
-        picture = load_image(path)
-    except ImageError:
-        return ""
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="" title="{escape(path)}" src="data:image/jpeg;base64,{data}">'
 
 
 def _classes(document: Document) -> Iterator[str]:
