@@ -49,3 +49,7 @@ class MissingExtraError(FgrEdgeError, ImportError):
 
 class EngineError(FgrEdgeError, RuntimeError):
     """The inference engine refused to load or run a graph."""
+
+
+class ParityError(FgrEdgeError, ValueError):
+    """A finished bundle is further from the original than the user allows."""
