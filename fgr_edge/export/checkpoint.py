@@ -62,7 +62,7 @@ class Checkpoint:
             MissingExtraError: a hub id was given and huggingface_hub is not installed.
         """
         path = _folder(source)
-        config = _json_object(path / "config.json")
+        config = json_object(path / "config.json")
         if config is None:
             raise CheckpointError(
                 f"{path} has no config.json; expected a folder saved by transformers: config.json, {SINGLE} (or "
@@ -112,7 +112,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the file holds something else.
         """
-        return _json_object(self.path / name)
+        return json_object(self.path / name)
 
     def text_file(self, name: str) -> str | None:
         """The text of file `name`, or None where there is no such file.
@@ -185,7 +185,7 @@ def _weights(path: Path) -> tuple[dict[str, LazyTensor], tuple[SafetensorsFile, 
     if (path / SINGLE).is_file():
         single = open_safetensors(path / SINGLE)
         return dict(single.tensors), (single,)
-    index = _json_object(path / INDEX)
+    index = json_object(path / INDEX)
     if index is None:
         raise CheckpointError(f"{path} has neither {SINGLE} nor {INDEX}{_advice(path)}")
     weight_map = index.get("weight_map")
@@ -243,7 +243,12 @@ def _advice(path: Path) -> str:
     return f"; found {', '.join(names[:5]) or 'no files'}"
 
 
-def _json_object(path: Path) -> dict[str, Any] | None:
+def json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None where there is no such file.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
     text = _text(path)
     if text is None:
         return None

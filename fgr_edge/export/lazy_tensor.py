@@ -128,8 +128,12 @@ def rounded(values: npt.NDArray[np.float32], dtype: Dtype) -> npt.NDArray[Any]:
     """The bits of `values` rounded to `dtype`, to nearest and ties to even, as torch rounds."""
     if dtype == "bfloat16":
         bits = values.view(np.uint32)
-        odd = (bits >> 16) & np.uint32(1)
-        result = ((bits + np.uint32(0x7FFF) + odd) >> 16).astype(np.uint16)
+        total = bits >> 16  # in place from here on: chunks are large
+        total &= 1
+        total += 0x7FFF
+        total += bits
+        total >>= 16
+        result = total.astype(np.uint16)
         result[np.isnan(values)] = 0x7FC0  # the carry would turn some NaNs into numbers
         return result
     if dtype not in ("float64", "float32", "float16"):

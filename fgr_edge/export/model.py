@@ -13,11 +13,10 @@ from fgr_edge.errors import CheckpointError
 from fgr_edge.export import settings
 from fgr_edge.export.architectures import DecoderDims, Family, VisionDims, family_of
 from fgr_edge.export.checkpoint import Checkpoint, LazyTensor, same_values
+from fgr_edge.export.stored_names import HEAD_NAMES, head_name
 from fgr_edge.export.weights import Matrix, Weights
 
 log = logging.getLogger(__name__)
-
-_HEAD = ("lm_head.weight", "model.lm_head.weight", "language_model.lm_head.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,11 @@ def _head(checkpoint: Checkpoint, embedding: LazyTensor) -> LazyTensor:
     config = checkpoint.config
     text = config.get("text_config") or {}
     tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    stored = next((name for name in _HEAD if name in checkpoint), None)
+    stored = head_name(checkpoint)
     if stored is None:
         if not tied:
             raise CheckpointError(
-                f"{checkpoint.path} holds no {_HEAD[0]!r} and config.json does not tie it to the embedding "
+                f"{checkpoint.path} holds no {HEAD_NAMES[0]!r} and config.json does not tie it to the embedding "
                 "(tie_word_embeddings); expected one or the other"
             )
         return embedding
