@@ -16,9 +16,9 @@ import numpy.typing as npt
 from fgr_edge.errors import EngineError
 from fgr_edge.runtime.rotary import IntArray, RotaryAngles, frequency_axes
 from fgr_edge.runtime.sessions.session import Buffer, Session
+from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step, StepInput
 
 Floats = npt.NDArray[np.float32]
-HIDDEN = np.float32(-1e9)  # added to the attention logit of what a token must not see
 GROWTH = 256  # cache slots are added in steps of this many
 NOT_FINITE = (
     "the decoder's logits are not finite numbers; the bundle's weights or the engine are broken: export the bundle "
@@ -46,23 +46,11 @@ class DecoderSpec:
 
 
 @dataclass(slots=True)
-class _TreeBuffers:
-    """Of a graph with tree attention: rotary rows [1, S], mask [1, 1, S, W] of the last W slots, slots before them."""
-
-    table_rows: Buffer
-    mask: Buffer
-    masked_from: Buffer
-
-
-@dataclass(slots=True)
 class _Call:
     """Buffers of one sequence length and the bound call over them."""
 
     embeds: Buffer
-    seqlens: Buffer
-    total: Buffer
-    rows: Buffer
-    tree: _TreeBuffers | None
+    step: list[tuple[StepInput, Buffer]]
     deepstack: list[Buffer]
     logits: Buffer
     run: Callable[[], None]
@@ -92,7 +80,7 @@ class Decoder:
         return self.length + self._position_offset
 
     def rotary_rows(self, count: int) -> tuple[Floats, Floats]:
-        """cos and sin [count, D / 2] that the graph reads for the first `count` cache slots; to look at, not to change."""
+        """cos and sin [count, D / 2] that the graph reads for the first `count` cache slots: copies."""
         cos, sin = (table.array[:count].astype(np.float32) for table in (self._cos, self._sin))
         return cos, sin
 
@@ -206,27 +194,19 @@ class Decoder:
                 f"the cache holds {self.length} of {self.capacity} tokens and {count} more do not fit; "
                 "raise max_new_tokens"
             )
-        width = 1 if mask is None else mask.shape[1]
-        call = self._call(count, len(rows), width)
+        step = Step(self.length, count, self.capacity, rows, slots, mask)
+        call = self._call(step)
         call.embeds.array[0] = embeds
-        call.rows.array[:] = rows
-        total = self.length + count
-        call.seqlens.array[0] = total - 1
-        call.total.array[...] = total
+        call.embeds.upload()
         for i, buffer in enumerate(call.deepstack):
             buffer.array[0] = deepstack[i] if deepstack else 0
             buffer.upload()
-        tree: tuple[Buffer, ...] = ()
-        if call.tree is not None:
-            tree = (call.tree.table_rows, call.tree.mask, call.tree.masked_from)
-            tree[0].array[0] = np.arange(self.length, total) if slots is None else slots
-            tree[1].array[0, 0] = 0 if mask is None else mask
-            tree[2].array[0] = total - width
-        for buffer in (call.embeds, call.rows, call.seqlens, call.total, *tree):
+        for row, buffer in call.step:
+            row.write(buffer.array, step)
             buffer.upload()
         call.run()
         call.logits.download()
-        self.length = total
+        self.length = step.total
         logits: Floats = call.logits.array[0]
         return logits
 
@@ -234,44 +214,35 @@ class Decoder:
         """Forget all but the first `length` tokens; only text and branches may be forgotten."""
         self.length = length
 
-    def _call(self, count: int, rows: int, width: int) -> _Call:
-        key = (count, rows, width)
+    def _call(self, step: Step) -> _Call:
+        key = (step.count, len(step.rows), step.width)
         call = self._calls.pop(key, None)
         if call is None:
             # A camera's prompts are all of one length: the shapes used last stay bound, one token among them.
             if len(self._calls) >= KEPT_CALLS:
                 del self._calls[next(old for old in self._calls if old != (1, 1, 1))]
-            call = self._bind(count, rows, width)
+            call = self._bind(step)
         self._calls[key] = call
         return call
 
-    def _bind(self, count: int, rows: int, width: int) -> _Call:
-        buffer, spec = self._session.buffer, self.spec
-        embeds = buffer((1, count, spec.hidden), np.float32)
-        seqlens = buffer((1,), np.int32)
-        total = buffer((), np.int32, on_host=True)
-        logit_rows = buffer((rows,), np.int64)
-        tree = self._tree_buffers(count, width) if spec.tree_attention else None
-        deepstack = [buffer((1, count, spec.hidden), np.float32) for _ in range(spec.deepstack)]
-        logits = buffer((1, rows, spec.vocab), np.float32)
+    def _bind(self, step: Step) -> _Call:
+        buffer, spec, wanted = self._session.buffer, self.spec, self._session.input_names
+        embeds = buffer((1, step.count, spec.hidden), np.float32)
+        given = {
+            name: (row, buffer(row.shape(step), row.dtype, on_host=row.on_host))
+            for name, row in STEP_INPUTS.items()
+            if name in wanted
+        }
+        deepstack = [buffer((1, step.count, spec.hidden), np.float32) for _ in range(spec.deepstack)]
+        logits = buffer((1, len(step.rows), spec.vocab), np.float32)
         inputs = {
             "inputs_embeds": embeds,
-            "seqlens_k": seqlens,
-            "total_sequence_length": total,
             "cos_cache": self._cos,
             "sin_cache": self._sin,
-            "logit_rows": logit_rows,
+            **{name: value for name, (_, value) in given.items()},
             **{f"deepstack.{i}": value for i, value in enumerate(deepstack)},
             **{f"past_{name}": value for name, value in self._cache.items()},
         }
-        if tree is not None:
-            inputs |= {"table_rows": tree.table_rows, "tree_mask": tree.mask, "masked_from": tree.masked_from}
         outputs = {"logits": logits, **{f"present_{name}": value for name, value in self._cache.items()}}
         run = self._session.bind(inputs, outputs)
-        return _Call(embeds, seqlens, total, logit_rows, tree, deepstack, logits, run)
-
-    def _tree_buffers(self, count: int, width: int) -> _TreeBuffers:
-        buffer = self._session.buffer
-        return _TreeBuffers(
-            buffer((1, count), np.int64), buffer((1, 1, count, width), np.float32), buffer((1,), np.int64, on_host=True)
-        )
+        return _Call(embeds, list(given.values()), deepstack, logits, run)

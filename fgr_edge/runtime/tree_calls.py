@@ -15,7 +15,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.runtime.decoder import HIDDEN, Decoder
+from fgr_edge.runtime.decoder import Decoder
+from fgr_edge.runtime.step_inputs import HIDDEN
 from fgr_edge.runtime.trie import Ints, LabelTrie
 
 Floats = npt.NDArray[np.float32]

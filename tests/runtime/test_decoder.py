@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from fgr_edge.errors import EngineError
-from fgr_edge.runtime.decoder import GROWTH, HIDDEN, KEPT_CALLS, Decoder, DecoderSpec
+from fgr_edge.runtime.decoder import GROWTH, KEPT_CALLS, Decoder, DecoderSpec
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.rotary import prompt_positions
+from fgr_edge.runtime.step_inputs import HIDDEN
 
 if TYPE_CHECKING:
     from tests.tiny import TinyModels
@@ -132,9 +133,8 @@ class FakeBuffer:
 class CountingSession:
     """A session without a graph: its logits say how many tokens are in the cache, and which rows were asked for."""
 
-    input_names: frozenset[str] = frozenset()
-
-    def __init__(self) -> None:
+    def __init__(self, more_inputs: Iterable[str]) -> None:
+        self.input_names = frozenset({"logit_rows", "seqlens_k", "total_sequence_length", *more_inputs})
         self.buffers = 0
         self.bound: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
 
@@ -157,9 +157,12 @@ class CountingSession:
         return run
 
 
-def decoder(spec: DecoderSpec = SPEC) -> tuple[Decoder, CountingSession]:
-    session = CountingSession()
-    return Decoder(session, spec), session  # type: ignore[arg-type]
+TREE_INPUTS = ("table_rows", "tree_mask", "masked_from")
+
+
+def decoder(spec: DecoderSpec = SPEC, more_inputs: Iterable[str] = ()) -> tuple[Decoder, CountingSession]:
+    session = CountingSession(TREE_INPUTS if spec.tree_attention and not more_inputs else more_inputs)
+    return Decoder(session, spec), session
 
 
 def text(count: int) -> dict[str, Any]:
@@ -271,6 +274,29 @@ def test_a_tree_tells_the_graph_what_each_token_sees_and_where_it_stands() -> No
     d.extend(np.zeros((1, 4), np.float32))
     inputs = session.bound[-1][0]
     assert inputs["table_rows"].array.tolist() == [[10]] and not inputs["tree_mask"].array.any()
+
+
+def test_a_graph_that_masks_the_whole_cache_is_told_what_to_write_and_to_see() -> None:
+    d, session = decoder(TREE_SPEC, ["table_rows", "write_indices", "attention_mask"])
+    d.prefill(**text(5), max_new_tokens=5, branches=20)
+    inputs = session.bound[-1][0]
+    seen = inputs["attention_mask"].array[0, 0]
+    assert inputs["write_indices"].array.tolist() == [0] and seen.shape == (5, GROWTH)
+    np.testing.assert_array_equal(seen, np.arange(GROWTH) <= np.arange(5)[:, None])
+    # Two tokens below the sixth slot that do not see each other, and one that sees the first of them.
+    mask = np.zeros((3, 4), np.float32)
+    mask[0, 2:] = mask[1, 1] = mask[1, 3] = mask[2, 2] = HIDDEN
+    d.branch(np.ones((3, 4), np.float32), np.array([2]), np.array([5, 5, 6]), mask)
+    inputs = session.bound[-1][0]
+    assert (inputs["write_indices"].array.tolist(), inputs["table_rows"].array.tolist()) == ([5], [[5, 5, 6]])
+    assert [np.flatnonzero(row).tolist() for row in inputs["attention_mask"].array[0, 0]] == [
+        [*range(5), 5], [*range(5), 6], [*range(5), 5, 7],
+    ]  # fmt: skip
+    d.rewind(6)
+    d.extend(np.zeros((1, 4), np.float32))
+    inputs = session.bound[-1][0]
+    assert np.flatnonzero(inputs["attention_mask"].array).tolist() == list(range(7)), "nothing of the tree is seen"
+    assert "tree_mask" not in inputs and "seqlens_k" in inputs
 
 
 def test_room_for_branches_is_beyond_the_models_positions() -> None:
