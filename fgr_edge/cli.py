@@ -112,6 +112,33 @@ def inspect(
 
 
 @app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Labelled photographs, to repeat the accuracy: folder per class, CSV, TSV, JSONL, Grocery split."
+        ),
+    ] = None,
+    images: Annotated[Optional[Path], typer.Option(help="Folder that the paths of a list start from.")] = None,  # noqa: UP045
+    threads: Annotated[Optional[int], typer.Option(help="Threads of one operator.", min=1)] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Prove on this machine that a bundle does what it did when it was exported; exit 1 if it does not."""
+    from fgr_edge.calibrate.verify import verify as run
+    from fgr_edge.calibrate.verify_report import table
+    from fgr_edge.export.progress import progress_bar
+
+    report = run(bundle, data, progress_bar, images=images, threads=threads)
+    if json:
+        _print_json(report)
+    else:
+        print(table(report))
+    if not report["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def recognize(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or - for stdin.")],
