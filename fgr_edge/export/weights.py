@@ -6,6 +6,7 @@ is in memory until a dialect asks for it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -82,6 +83,12 @@ class Weights:
         raise CheckpointError(
             f"{checkpoint.path} holds none of {tried}; expected the weights that config.json describes"
         )
+
+    def over(self, checkpoint: Checkpoint) -> Weights:
+        """The same roles in another checkpoint with the same names: one with other tensors laid over it."""
+        other = copy.copy(self)
+        other._checkpoint = checkpoint
+        return other
 
     def name(self, role: str, layer: int = 0) -> str:
         return self._prefix + self._names[role].format(i=layer)
