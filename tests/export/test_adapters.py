@@ -145,8 +145,8 @@ def test_a_bundle_with_an_adapter_computes_what_the_trained_model_computed(
     base = bases("qwen2.5", "float32")
     adapter = train(base, tmp_path / "adapter", target_modules=["embed_tokens", *MATRICES], use_rslora=True)
     trained = reference(peft_model(base, adapter).get_base_model(), (8, 12))  # not merged
-    plan, options = Plan.uniform(SCHEMES["fp32"]), BundleOptions(str(base), quiet=True)
     model = open_model(with_adapter(Checkpoint.open(base), adapter))
+    plan, options = Plan.uniform(SCHEMES["fp32"]), BundleOptions(str(base), model.checkpoint.digest(), quiet=True)
     bundle = write_bundle(model, find_target("cpu", ("fp32",)), plan, tmp_path / "bundle", options)
     assert relative(all_logits(Recognizer(bundle), trained), trained.logits) < 1e-3
     untouched = reference(AutoModelForImageTextToText.from_pretrained(base), (8, 12))
