@@ -80,23 +80,23 @@ class StatisticsWriter:
 
     Args:
         folder: exists; other files in it are left alone.
-        documents: how many there will be; the sample is spread over them.
         sample_rows: of each input.
         seed: of the sample.
     """
 
-    def __init__(self, folder: Path, documents: int, *, sample_rows: int = SAMPLE_ROWS, seed: int = 0) -> None:
+    def __init__(self, folder: Path, *, sample_rows: int = SAMPLE_ROWS, seed: int = 0) -> None:
         self._folder = folder
-        self._shares = np.diff(np.arange(documents + 1) * sample_rows // documents)
+        self._sample_rows = sample_rows
         self._seed = seed
         self._open: dict[tuple[str, ...], _Sums] = {}
         self._files: dict[str, str] = {}
         self._rows: dict[str, int] = {}
 
-    def add(self, document: int, names: Sequence[str], x: Floats, *, gram: bool = False) -> None:
+    def add(self, document: int, of: int, names: Sequence[str], x: Floats, *, gram: bool = False) -> None:
         """Take in X [n, K] of `document`, which matrices `names` multiply; once for each document.
 
         Args:
+            document, of: its number from 0, and how many there are; the sample is spread over them.
             gram: whether X^T X is wanted: [K, K] in memory, n * K * K multiplications.
         """
         key = tuple(names)
@@ -104,7 +104,7 @@ class StatisticsWriter:
             self._open[key] = _Sums(x.shape[1], gram=gram)
         # Seeded by the document alone: two layers that see the same tokens are sampled at the same ones.
         rng = np.random.default_rng([self._seed, document])
-        share = min(int(self._shares[document]), len(x))
+        share = (document + 1) * self._sample_rows // of - document * self._sample_rows // of
         self._open[key].add(x, np.sort(rng.permutation(len(x))[:share]))
 
     def flush(self) -> None:

@@ -80,7 +80,7 @@ class CalibrationPass:
                     tables = grid_tables(settings.vision_spec(dims), *grids[number])
                     given |= {name: table for name, table in tables.items() if name in session.input_names}
                     outputs = session.run(given)
-                    self._record(number, taps, outputs)
+                    self._record(number, len(pictures), taps, outputs)
                     if "hidden" in outputs:
                         waiting.put(number, outputs["hidden"])
                     seen[number] |= {k: v for k, v in outputs.items() if k.startswith(("image_embeds", "deepstack."))}
@@ -100,7 +100,8 @@ class CalibrationPass:
         dims = self.model.decoder_dims
         waiting = _Waiting(self.scratch)
         tables = _Tables(self.model)
-        most = max(map(len, texts))
+        head, most = self.model.head, max(map(len, texts))
+        documents = most * len(texts)
 
         def run(layers: range) -> None:
             def build(folder: Path, dialect: TappingDialect) -> None:
@@ -115,8 +116,13 @@ class CalibrationPass:
                         given = tables.inputs(call, embeds, layers) | past
                         outputs = session.run({name: given[name] for name in session.input_names})
                         past = {name: outputs[name.replace("past", "present")] for name in past}
-                        self._record(document, taps, outputs)
-                        self._pass_on(document, layers, waiting, outputs["hidden"][0])
+                        self._record(document, documents, taps, outputs)
+                        if layers.stop < dims.layers:
+                            waiting.put(document, outputs["hidden"][0])
+                        else:
+                            self.writer.add(
+                                document, documents, [head.name], outputs["hidden"][0], gram=self.grams(head)
+                            )
                     step(len(layers))
 
         for layers in _spans(dims.layers, decoder_weights(dims) // dims.layers, self.span_weights):
@@ -124,18 +130,11 @@ class CalibrationPass:
             self.writer.flush()
         waiting.clear()
 
-    def _pass_on(self, document: int, layers: range, waiting: _Waiting, hidden: Floats) -> None:
-        head = self.model.head
-        if layers.stop < self.model.decoder_dims.layers:
-            waiting.put(document, hidden)
-        else:
-            self.writer.add(document, [head.name], hidden, gram=self.grams(head))
-
-    def _record(self, document: int, taps: Sequence[Tap], outputs: Mapping[str, Array]) -> None:
+    def _record(self, document: int, of: int, taps: Sequence[Tap], outputs: Mapping[str, Array]) -> None:
         for tap in taps:
             x = outputs[tap.output]
             names = [matrix.name for matrix in tap.matrices]
-            self.writer.add(document, names, x.reshape(-1, x.shape[-1]), gram=any(map(self.grams, tap.matrices)))
+            self.writer.add(document, of, names, x.reshape(-1, x.shape[-1]), gram=any(map(self.grams, tap.matrices)))
 
     @contextmanager
     def _opened(

@@ -15,9 +15,9 @@ def documents(count: int = 6, columns: int = 5) -> list[np.ndarray]:
 
 
 def gathered(folder: Path, given: list[np.ndarray], *, gram: bool = False, sample_rows: int = 30) -> Statistics:
-    writer = StatisticsWriter(folder, len(given), sample_rows=sample_rows)
+    writer = StatisticsWriter(folder, sample_rows=sample_rows)
     for number, x in enumerate(given):
-        writer.add(number, ["gate", "up"], x, gram=gram)
+        writer.add(number, len(given), ["gate", "up"], x, gram=gram)
     return writer.close()
 
 
@@ -46,10 +46,10 @@ def test_a_document_shorter_than_its_share_gives_all_it_has(tmp_path: Path) -> N
 
 
 def test_matrices_of_one_input_share_files_and_others_have_their_own(tmp_path: Path) -> None:
-    writer = StatisticsWriter(tmp_path, 1)
-    writer.add(0, ["gate", "up"], np.ones((4, 3), np.float32))
+    writer = StatisticsWriter(tmp_path)
+    writer.add(0, 1, ["gate", "up"], np.ones((4, 3), np.float32))
     writer.flush()
-    writer.add(0, ["down"], np.full((4, 2), -2, np.float32))
+    writer.add(0, 1, ["down"], np.full((4, 2), -2, np.float32))
     statistics = writer.close()
     assert statistics.files["gate"] == statistics.files["up"] != statistics.files["down"]
     down = Statistics.open(tmp_path).inputs("down")

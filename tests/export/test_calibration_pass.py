@@ -52,7 +52,7 @@ def taken(model: Model, given: list[LabelledPicture], folder: Path, *, span_weig
     """Statistics of a pass, every row in the sample."""
     for name in ("statistics", "scratch"):
         (folder / name).mkdir(parents=True)
-    writer = StatisticsWriter(folder / "statistics", 2 * len(given), sample_rows=EVERY_ROW)
+    writer = StatisticsWriter(folder / "statistics", sample_rows=EVERY_ROW)
     run = CalibrationPass(model, folder / "scratch", writer, lambda _: True, span_weights)
     image = settings.image_config(model.checkpoint, model.family, model.vision_dims, None)
     seen = run.see([picture.path for picture in given], image, lambda _: None)
