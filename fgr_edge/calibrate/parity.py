@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fgr_edge.calibrate.golden_bounds import Bounds
 from fgr_edge.calibrate.machine import describe_machine
 from fgr_edge.calibrate.parity_accuracy import Picture, accuracy_of
 from fgr_edge.calibrate.parity_document import SCHEMA_VERSION, Data, Parity, Side
@@ -113,7 +114,8 @@ def measure_parity(
         )
     first = {seen.sha256: (index, seen) for index, seen in reversed(found)}
     kept = [(index, seen) for index, seen in found if first[seen.sha256][0] == index]
-    root = _common_folder(pictures)
+    root = common_folder(pictures)
+    skipped = [{"path": below(one["path"], root), "error": below(one["error"], root)} for one in skipped]
     rows = [Picture(seen.sha256, os.path.relpath(pictures[index].path, root), truths[index]) for index, seen in kept]
     errors = [_errors_of(seen) for _, seen in kept]
     return {
@@ -121,7 +123,7 @@ def measure_parity(
         "original": side_of(sides[0]),
         "bundle": side_of(sides[1]),
         "data": _data(rows, labels, options.source, skipped, len(found) - len(kept)),
-        "stages": measures_of(errors, sides[1].manifest["precision"]),
+        "stages": measures_of(errors, _bounds(sides[1])),
         "accuracy": [
             accuracy_of(
                 mode,
@@ -192,6 +194,11 @@ def _errors_of(seen: _Seen) -> dict[Key, float]:
     return errors
 
 
+def _bounds(bundle: Bundle) -> Bounds:
+    manifest = bundle.manifest
+    return Bounds(manifest["precision"], manifest["decoder"]["cache_dtype"], {})
+
+
 def side_of(bundle: Bundle) -> Side:
     """What a report says of a bundle."""
     manifest = bundle.manifest
@@ -225,9 +232,14 @@ def _data(pictures: Sequence[Picture], labels: LabelSet, source: str, skipped: l
     }
 
 
-def _common_folder(pictures: Sequence[LabelledPicture]) -> str:
+def common_folder(pictures: Sequence[LabelledPicture]) -> Path:
     """Paths in a document start here: a bundle travels, and says nothing of the disk that it was made on."""
-    return os.path.commonpath([os.path.abspath(picture.path.parent) for picture in pictures])
+    return Path(os.path.commonpath([os.path.abspath(picture.path.parent) for picture in pictures]))
+
+
+def below(text: str, folder: Path) -> str:
+    """A path, or a message that holds it, without the folder."""
+    return text.replace(f"{folder}{os.sep}", "")
 
 
 def _check_same_model(original: Bundle, bundle: Bundle) -> None:

@@ -48,9 +48,9 @@ def accuracy_of(
         int(flags.sum())
         for flags in (right[0] & right[1], right[0] & ~right[1], ~right[0] & right[1], ~right[0] & ~right[1])
     )
-    answers = [
+    before, after = (
         [_answer(row, picture.truth, labels) for row, picture in zip(shares, pictures, strict=True)] for shares in sides
-    ]
+    )
     change = losses_of(sides[0], truths) - losses_of(sides[1], truths)
     return {
         "mode": mode,
@@ -64,15 +64,15 @@ def accuracy_of(
         "mcnemar_p": mcnemar_p(lost, gained),
         "log_likelihood_change": float(change.mean()),
         "log_likelihood_change_95": mean_interval(change),
-        "flips": _flips(pictures, *answers, labels),
+        "flips": _flips(pictures, before, after, labels),
         "answers": {
             picture.sha256: {
                 "path": picture.path,
                 "truth": labels.names[picture.truth],
-                "original": before,
-                "bundle": after,
+                "original": one,
+                "bundle": other,
             }
-            for picture, before, after in zip(pictures, *answers, strict=True)
+            for picture, one, other in zip(pictures, before, after, strict=True)
         },
     }
 

@@ -1,20 +1,22 @@
 """How far the stages of one bundle are from those of another, picture by picture, and what may be expected.
 
 In: `runtime.stages.Stages` of the original and of the finished bundle, for the same picture and along the same text.
-Out: `Measure`s. Relative errors are the largest difference over the largest magnitude of the original; divergences are
-KL(original || bundle) in nats.
+Out: `Measure`s. Relative errors and their bounds are those of `golden_bounds`, which `fgr-edge verify` uses
+too; divergences are KL(original || bundle) in nats. What is not bounded, only the accuracy can judge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from fgr_edge.calibrate.golden_bounds import PIXELS, Bounds, error_of
 from fgr_edge.calibrate.parity_document import Measure
 from fgr_edge.errors import BundleError
+from fgr_edge.runtime.confidence import MODES
 from fgr_edge.runtime.label_scores import log_normalizers
 from fgr_edge.runtime.prompt import Mode
 from fgr_edge.runtime.stages import Stages
@@ -22,20 +24,16 @@ from fgr_edge.runtime.stages import Stages
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 Key: TypeAlias = tuple[str, Mode | None, str]  # stage, mode, measure
 
+STAGES = ("pixels", "image_embeds", "first_logits", "label_log_probs", "tokens")
 LOWEST_IS_WORST = frozenset(
     ("cosine", "top_1_agreement", "agreeing_tokens", "agreeing_share", "identical", "forced_agreement")
 )
-PIXELS = 1e-5
-# In fp32 both are the same computation, and these are the numbers that export itself must keep (image embeddings 1e-4,
-# logits and label scores 1e-3). Half precision is bound by its rounding, 8 bits by what they cost models of this family
-# where they do no harm. Below 8 bits errors grow with the weights, and only the accuracy says which matter.
-_BOUNDS: Mapping[str, Mapping[str, float]] = {
-    "fp32": {"image_embeds": 1e-4, "first_logits": 1e-3, "label_log_probs": 1e-3},
-    "half": {"image_embeds": 0.05, "first_logits": 0.05, "label_log_probs": 0.5},
-    "int8": {"image_embeds": 0.1, "first_logits": 0.1, "label_log_probs": 1.5},
+_STAGES = {
+    "image_embeds": ("vision", "image_embeds"),
+    "first_logits": ("prefill", "first.log_probs"),
+    "label_log_probs": ("labels", "names.log_probs"),
 }
-_BOUNDED = {"image_embeds": "relative_error", "first_logits": "relative_error", "label_log_probs": "max_abs_nats"}
-_COARSENESS = ("fp32", "half", "int8", "lower")
+"""Stages with a bounded relative error, as `golden_bounds` names them."""
 
 
 def of_picture(original: Stages, bundle: Stages) -> dict[Key, float]:
@@ -54,7 +52,7 @@ def of_picture(original: Stages, bundle: Stages) -> dict[Key, float]:
         difference = np.abs(bundle.patches.pixels - original.patches.pixels).max()
         found["pixels", None, "max_abs"] = float(difference)
     one, other = (np.concatenate([side.embeds.tokens, *side.embeds.deepstack]) for side in (original, bundle))
-    found["image_embeds", None, "relative_error"] = relative_error(other, one)
+    found["image_embeds", None, "relative_error"] = error_of("features", other, one)
     found["image_embeds", None, "cosine"] = cosine(other, one)
     return found
 
@@ -66,7 +64,7 @@ def of_prompt(mode: Mode, original: Stages, along: Stages, own: Stages) -> dict[
         along: the bundle along the original's text; own: the bundle's own text.
     """
     found: dict[Key, float] = {
-        ("first_logits", mode, "relative_error"): relative_error(along.logits, original.logits),
+        ("first_logits", mode, "relative_error"): log_prob_error(along.logits, original.logits),
         ("first_logits", mode, "kl_nats"): float(divergence(along.logits[None], original.logits[None])[0]),
         ("first_logits", mode, "top_1_agreement"): float(along.logits.argmax() == original.logits.argmax()),
     }
@@ -86,24 +84,20 @@ def of_labels(mode: Mode, original: Array, bundle: Array) -> dict[Key, float]:
     """Label log-probabilities [C] of one picture."""
     change = np.abs(bundle - original)
     return {
+        ("label_log_probs", mode, "relative_error"): log_prob_error(bundle, original),
         ("label_log_probs", mode, "mean_abs_nats"): float(change.mean()),
         ("label_log_probs", mode, "max_abs_nats"): float(change.max()),
     }
 
 
-def measures_of(pictures: Sequence[Mapping[Key, float]], precision: Mapping[str, str]) -> list[Measure]:
-    """Add up single pictures.
-
-    Args:
-        precision: of the bundle's parts by name; "vision" decides the bound of the embeddings, the coarsest of all
-            that of what follows.
-    """
+def measures_of(pictures: Sequence[Mapping[Key, float]], bounds: Bounds) -> list[Measure]:
+    """Add up single pictures, each stage's direct prompt before its reasoned one."""
     keys = dict.fromkeys(key for picture in pictures for key in picture)
     found: list[Measure] = []
-    for stage, mode, name in keys:
+    for stage, mode, name in sorted(keys, key=lambda key: (STAGES.index(key[0]), MODES.index(key[1] or "direct"))):
         values = [picture[stage, mode, name] for picture in pictures if (stage, mode, name) in picture]
         worst = min(values) if name in LOWEST_IS_WORST else max(values)
-        bound = _bound(stage, name, precision)
+        bound = _bound(stage, name, bounds)
         found.append(
             {
                 "stage": stage,
@@ -119,23 +113,15 @@ def measures_of(pictures: Sequence[Mapping[Key, float]], precision: Mapping[str,
     return found
 
 
-def _bound(stage: str, name: str, precision: Mapping[str, str]) -> float | None:
+def _bound(stage: str, name: str, bounds: Bounds) -> float | None:
     if stage == "pixels":
         return PIXELS
-    if _BOUNDED.get(stage) != name:
-        return None
-    parts = ("vision",) if stage == "image_embeds" else ("vision", "decoder", "head")
-    return _BOUNDS.get(_coarsest(precision[part] for part in parts if part in precision), {}).get(stage)
+    return bounds.of(*_STAGES[stage], "original") if name == "relative_error" else None
 
 
-def _coarsest(names: Iterable[str]) -> str:
-    kinds = {"fp32": "fp32", "fp16": "half", "bf16": "half", "int8": "int8", "int8-channel": "int8"}
-    return max((kinds.get(name, "lower") for name in names), key=_COARSENESS.index)
-
-
-def relative_error(found: Array, original: Array) -> float:
-    """Largest difference over largest magnitude."""
-    return float(np.abs(found - original).max() / max(float(np.abs(original).max()), np.finfo(np.float32).tiny))
+def log_prob_error(found: Array, original: Array) -> float:
+    """Relative error of log-probabilities [C], or of logits [V]: what is added to all of them does not count."""
+    return error_of("log_probs", (found - found.mean())[None], (original - original.mean())[None])
 
 
 def cosine(found: Array, original: Array) -> float:
