@@ -29,7 +29,7 @@ from fgr_edge.errors import CheckpointError
 from fgr_edge.export.adapter_config import MERGE_WITH_PEFT, AdapterConfig, parse_adapter_config
 from fgr_edge.export.architectures import Family, family_of
 from fgr_edge.export.checkpoint import Checkpoint, json_object
-from fgr_edge.export.lazy_tensor import LazyTensor, VirtualTensor
+from fgr_edge.export.lazy_tensor import FLOATS, LazyTensor, VirtualTensor
 from fgr_edge.export.safetensors_file import open_safetensors
 from fgr_edge.export.stored_names import HEAD_NAMES, embedding_name, head_name, stored_name
 from fgr_edge.runtime.bundle import sha256_of
@@ -169,7 +169,13 @@ class _Merge:
         """The checkpoint's tensor that training called `path`; an output projection that it does not store is tied."""
         name = stored_name(self.checkpoint, self.family, path)
         if name is not None:
-            return name, self.checkpoint.tensor(name)
+            tensor = self.checkpoint.tensor(name)
+            if tensor.dtype not in FLOATS:
+                raise CheckpointError(
+                    f"{self.checkpoint.path} stores {name!r} as {tensor.dtype}, which nothing can be added to; merge "
+                    "into the model before it was quantized"
+                )
+            return name, tensor
         tied = embedding_name(self.checkpoint, self.family)
         if path in HEAD_NAMES and tied is not None:
             return HEAD_NAMES[0], self.checkpoint.tensor(tied)

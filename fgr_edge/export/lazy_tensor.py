@@ -19,6 +19,9 @@ Dtype = Literal[
     "uint64", "uint32", "uint16", "uint8", "bool",
 ]  # fmt: skip
 
+FLOATS: tuple[Dtype, ...] = ("float64", "float32", "float16", "bfloat16")
+"""What computed values can be rounded to."""
+
 COMPARE_BYTES = 8 * 1024 * 1024
 
 RAW: Mapping[Dtype, np.dtype[Any]] = {
@@ -136,7 +139,7 @@ def rounded(values: npt.NDArray[np.float32], dtype: Dtype) -> npt.NDArray[Any]:
         result = total.astype(np.uint16)
         result[np.isnan(values)] = 0x7FC0  # the carry would turn some NaNs into numbers
         return result
-    if dtype not in ("float64", "float32", "float16"):
+    if dtype not in FLOATS:
         raise ValueError(f"values cannot be rounded to {dtype}; expected a floating dtype")
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float16's range is infinity, as in torch
         return values.astype(RAW[dtype], copy=False)

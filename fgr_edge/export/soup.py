@@ -15,21 +15,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import CheckpointError, ConfigError
+from fgr_edge.export.adapters import CONFIG, with_adapter
 from fgr_edge.export.architectures import Family
 from fgr_edge.export.checkpoint import Checkpoint, json_object
-from fgr_edge.export.lazy_tensor import LazyTensor, VirtualTensor
+from fgr_edge.export.lazy_tensor import FLOATS, LazyTensor, VirtualTensor
 from fgr_edge.export.model import Model, open_model
 from fgr_edge.export.stored_names import HEAD_NAMES, stored_name
 
 log = logging.getLogger(__name__)
 
-_FLOATS = ("float32", "float16", "bfloat16")
 _NAMED_AT_MOST = 3  # tensors or settings in a message
 
 
@@ -67,6 +68,15 @@ class Soup:
     def to_json(self) -> list[dict[str, Any]]:
         """For the manifest's provenance."""
         return [asdict(ingredient) for ingredient in self.ingredients]
+
+
+def open_member(folder: Path, base: Checkpoint) -> Checkpoint:
+    """The checkpoint in `folder`; where there is an adapter, that adapter merged into `base`.
+
+    Raises:
+        CheckpointError: see `Checkpoint.open` and `with_adapter`.
+    """
+    return with_adapter(base, folder) if (folder / CONFIG).is_file() else Checkpoint.open(folder)
 
 
 def uniform_soup(checkpoints: Sequence[Checkpoint]) -> Soup:
@@ -165,10 +175,10 @@ def _source(checkpoint: Checkpoint) -> str:
 def _check_averages(checkpoint: Checkpoint) -> None:
     for name in checkpoint.names():
         tensor = checkpoint.tensor(name)
-        if tensor.dtype not in _FLOATS or not tensor.shape:
+        if tensor.dtype not in FLOATS or not tensor.shape:
             raise CheckpointError(
                 f"{checkpoint.path} stores {name!r} as {tensor.dtype} {list(tensor.shape)}, which cannot be averaged; "
-                f"expected {', '.join(_FLOATS)}: save the model in bfloat16"
+                f"expected {', '.join(FLOATS)}: save the model in bfloat16"
             )
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from fgr_edge.export.assembly import BundleOptions, write_bundle
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.model import open_model
 from fgr_edge.export.safetensors_file import StoredTensor
-from fgr_edge.export.targets import find_target
+from fgr_edge.export.targets import TARGETS
 from fgr_edge.runtime.recognizer import Recognizer
 
 torch = pytest.importorskip("torch")
@@ -29,7 +29,10 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
-from tests.tiny import SHAPES, VOCAB, all_logits, reference, relative, save  # noqa: E402
+from tests.tiny import IMAGE_ID, SHAPES, VOCAB, all_logits, relative, save  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyModels
 
 MATRICES = ["q_proj", "v_proj", "down_proj", "qkv", "linear_fc1"]
 
@@ -140,17 +143,23 @@ def test_a_tied_head_and_its_embedding_are_what_they_were_in_training(
 
 
 def test_a_bundle_with_an_adapter_computes_what_the_trained_model_computed(
-    bases: Callable[[str, str], Path], tmp_path: Path
+    bases: Callable[[str, str], Path], tiny_models: TinyModels, tmp_path: Path
 ) -> None:
     base = bases("qwen2.5", "float32")
     adapter = train(base, tmp_path / "adapter", target_modules=["embed_tokens", *MATRICES], use_rslora=True)
-    trained = reference(peft_model(base, adapter).get_base_model(), (8, 12))  # not merged
+    untouched = tiny_models.reference("qwen2.5", (8, 12))
+    with torch.inference_mode():
+        trained = peft_model(base, adapter)(  # not merged
+            input_ids=torch.from_numpy(untouched.ids)[None],
+            pixel_values=torch.from_numpy(untouched.pixels),
+            image_grid_thw=torch.tensor([[1, *untouched.grid]]),
+            mm_token_type_ids=torch.from_numpy((untouched.ids == IMAGE_ID).astype(np.int32))[None],
+        ).logits[0]
     model = open_model(with_adapter(Checkpoint.open(base), adapter))
     plan, options = Plan.uniform(SCHEMES["fp32"]), BundleOptions(str(base), model.checkpoint.digest(), quiet=True)
-    bundle = write_bundle(model, find_target("cpu", ("fp32",)), plan, tmp_path / "bundle", options)
-    assert relative(all_logits(Recognizer(bundle), trained), trained.logits) < 1e-3
-    untouched = reference(AutoModelForImageTextToText.from_pretrained(base), (8, 12))
-    assert relative(untouched.logits, trained.logits) > 0.01
+    bundle = write_bundle(model, TARGETS["cpu"], plan, tmp_path / "bundle", options)
+    assert relative(all_logits(Recognizer(bundle), untouched), trained.numpy()) < 1e-3
+    assert relative(untouched.logits, trained.numpy()) > 0.01
 
 
 # Names, digest, memory
@@ -351,6 +360,14 @@ def test_an_adapter_with_damaged_or_foreign_tensors_is_refused(base: Path, train
     assert "adapts 'x.weight', which" in refused(lambda t: {**t, f"{Q[:16]}.x.weight": torch.zeros(2)})
     bias = {"model.norm.weight": torch.zeros(3)}
     assert "adapts 'model.norm.weight' of shape [3], but in" in refused(lambda tensors: {**tensors, **bias})
+
+
+def test_a_quantized_base_is_refused(base: Path, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    weights = safetensors.load_file(base / "model.safetensors")
+    weights["model.layers.2.self_attn.q_proj.weight"] = torch.zeros(64, 64, dtype=torch.int8)
+    safetensors.save_file(weights, tmp_path / "base" / "model.safetensors")
+    assert "q_proj.weight' as int8, which nothing can be added to" in refusal(tmp_path / "base", trained)
 
 
 def test_a_folder_that_is_no_adapter_is_refused_with_what_it_is(base: Path, trained: Path, tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ def every_bfloat16_boundary() -> npt.NDArray[np.float32]:
 
 
 def doubled(tensor: LazyTensor) -> VirtualTensor:
-    return VirtualTensor(tensor.name, tensor.shape, tensor.dtype, lambda start, stop: 2 * tensor.rows(start, stop))
+    return VirtualTensor(
+        tensor.name, tensor.shape, tensor.dtype, lambda start, stop: (2 * tensor.rows(start, stop)).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float32", "float64"])

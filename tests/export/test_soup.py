@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fgr_edge.calibrate.plan import Plan
+from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.data.labelled import LabelledPicture
 from fgr_edge.errors import CheckpointError, ConfigError
+from fgr_edge.export.assembly import BundleOptions, write_bundle
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.lazy_tensor import LazyTensor, VirtualTensor
 from fgr_edge.export.model import open_model
 from fgr_edge.export.safetensors_file import StoredTensor
-from fgr_edge.export.soup import greedy_soup, uniform_soup
+from fgr_edge.export.soup import greedy_soup, open_member, uniform_soup
+from fgr_edge.export.targets import TARGETS
 from fgr_edge.export.trial import Trial
+from fgr_edge.runtime.bundle import sha256_of
 from fgr_edge.runtime.labels import LabelSet, read_labels
 
 torch = pytest.importorskip("torch")
@@ -112,6 +117,33 @@ def test_members_may_name_their_tensors_as_other_versions_do(
     np.testing.assert_array_equal(soup.tensor(Q).read(), mean(members[:2], Q))
 
 
+def test_the_bundle_of_a_soup_is_that_of_the_mean_saved(
+    folders: list[Path], members: list[Checkpoint], tmp_path: Path
+) -> None:
+    weights = {name: torch.from_numpy(mean(members, name)).bfloat16() for name in members[0].names()}
+    saved = changed(folders[0], tmp_path / "mean", lambda of_first: of_first.update(weights))
+    written = []
+    for name, checkpoint in (("soup", uniform_soup(members).checkpoint), ("saved", Checkpoint.open(saved))):
+        options, plan = BundleOptions("", "", quiet=True), Plan.uniform(SCHEMES["int8"])
+        bundle = write_bundle(open_model(checkpoint), TARGETS["cpu"], plan, tmp_path / name, options)
+        written.append({file.name: sha256_of(file) for file in bundle.iterdir() if file.name != "manifest.json"})
+    assert len(written[0]) >= 6
+    assert written[0] == written[1]
+
+
+def test_a_member_may_be_an_adapter_of_the_base(members: list[Checkpoint], tmp_path: Path) -> None:
+    prefix = f"base_model.model.{Q.removesuffix('.weight')}"
+    factors = {f"{prefix}.lora_A.weight": torch.ones(1, 64), f"{prefix}.lora_B.weight": torch.ones(64, 1)}
+    safetensors.save_file(factors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 2}')
+    adapted = open_member(tmp_path, members[0])
+    assert np.abs(adapted.tensor(Q).read() - members[0].tensor(Q).read() - 2).max() < 0.02
+    assert open_member(members[1].path, members[0]).notes == ()
+    soup = uniform_soup([members[0], adapted])
+    np.testing.assert_array_equal(soup.checkpoint.tensor(Q).read(), mean([members[0], adapted], Q))
+    assert "adapter_model.safetensors sha256" in soup.ingredients[1].source
+
+
 @pytest.mark.parametrize("first_stores", [True, False])
 def test_a_tied_head_and_a_head_of_its_own_are_averaged(tmp_path: Path, first_stores: bool) -> None:
     tied = Checkpoint.open(save(qwen2_5_vl(seed=0), tmp_path / "tied"))
@@ -191,7 +223,7 @@ def test_greedy_keeps_the_trained_model_and_drops_broken_copies_by_their_real_ac
 ) -> None:
     from fgr_edge.data.aviary import SPECIES
 
-    count = 20
+    count = 8
     pictures = [
         LabelledPicture(path, SPECIES[number * len(SPECIES) // count].name) for number, path in enumerate(birds(count))
     ]
