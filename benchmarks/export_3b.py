@@ -30,7 +30,8 @@ EXPORT = """
 import sys
 from pathlib import Path
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
-print(export_checkpoint(ExportConfig(sys.argv[1], Path(sys.argv[2]), "cpu", "int8", force=True, quiet=True)))
+config = ExportConfig(sys.argv[1], Path(sys.argv[2]), "cpu", "int8", proof=False, force=True, quiet=True)
+print(export_checkpoint(config))
 """
 ANSWER = """
 import json, sys, time

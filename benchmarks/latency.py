@@ -48,7 +48,7 @@ def bundles(checkpoint: Path, root: Path) -> dict[str, Path]:
     paths = {precision: root / f"{checkpoint.name}-{precision}" for precision in PRECISIONS}
     for precision, path in paths.items():
         if not (path / "manifest.json").exists():
-            export_checkpoint(ExportConfig(checkpoint, path, "cpu", precision))
+            export_checkpoint(ExportConfig(checkpoint, path, "cpu", precision, proof=False))
     return paths
 
 

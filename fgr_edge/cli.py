@@ -43,6 +43,13 @@ class Protocol(str, Enum):
     open = "open"
 
 
+class SoupMethod(str, Enum):
+    """Which checkpoints go into a soup."""
+
+    uniform = "uniform"
+    greedy = "greedy"
+
+
 class CalibratedMode(str, Enum):
     """Which modes to calibrate."""
 
@@ -80,19 +87,55 @@ def root(
 def export(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, or a hub id owner/name.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle.")],
-    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    target: Annotated[str, typer.Option(help="cpu, cuda, tensorrt or tensorrt-rtx.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8, int4, w8a8 or fp8.")] = "int8",
+    vision: Annotated[Optional[str], typer.Option(help="Scheme of the vision tower alone.")] = None,  # noqa: UP045
+    decoder: Annotated[Optional[str], typer.Option(help="Scheme of the decoder's layers alone.")] = None,  # noqa: UP045
+    head: Annotated[Optional[str], typer.Option(help="Scheme of the output projection alone.")] = None,  # noqa: UP045
+    method: Annotated[Optional[str], typer.Option(help="nearest, awq, gptq or smoothquant.")] = None,  # noqa: UP045
+    calib: Annotated[Optional[Path], typer.Option(help="Labelled photographs to calibrate and measure on.")] = None,  # noqa: UP045
+    calib_pictures: Annotated[int, typer.Option(help="Calibrate on so many of them.")] = 96,
+    proof: Annotated[bool, typer.Option(help="Measure the bundle against the original.")] = True,
+    proof_pictures: Annotated[int, typer.Option(help="Measure on so many photographs at most.")] = 240,
+    max_accuracy_drop: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Share of top-1 that may be lost; layers are kept higher, or the export fails."),
+    ] = None,
+    adapter: Annotated[Optional[Path], typer.Option(help="LoRA adapter to merge, a folder of PEFT's.")] = None,  # noqa: UP045
+    soup: Annotated[Optional[list[Path]], typer.Option(help="Average with this checkpoint; may be repeated.")] = None,  # noqa: UP045
+    soup_method: Annotated[SoupMethod, typer.Option(help="All, or those that lose nothing.")] = SoupMethod.greedy,
+    gpu: Annotated[Optional[str], typer.Option(help="GPU that must run it: orin-nano, thor, sm87, ...")] = None,  # noqa: UP045
     labels: Annotated[Optional[Path], typer.Option(help="Class names to store: text, CSV, JSON, TOML.")] = None,  # noqa: UP045
     image_size: Annotated[Optional[str], typer.Option(help="WxH: resize to at most so many pixels.")] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
 ) -> None:
-    """Turn a checkpoint into a bundle for one target."""
+    """Turn a checkpoint into a bundle for one target, and prove it against the original."""
     from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
     from fgr_edge.runtime.inspection import summary
 
-    size = _image_size(image_size)
     path = export_checkpoint(
-        ExportConfig(model, output, target, precision, labels=labels, image_size=size, force=force)
+        ExportConfig(
+            model,
+            output,
+            target,
+            precision,
+            vision=vision,
+            decoder=decoder,
+            head=head,
+            method=method,
+            calib=calib,
+            calib_pictures=calib_pictures,
+            proof=proof,
+            proof_pictures=proof_pictures,
+            max_accuracy_drop=max_accuracy_drop,
+            adapter=adapter,
+            soup=tuple(soup or ()),
+            soup_method=soup_method.value,
+            gpu=gpu,
+            labels=labels,
+            image_size=_image_size(image_size),
+            force=force,
+        )
     )
     print(summary(path))
 

@@ -68,6 +68,7 @@ def nano_bundle(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
                     precision=precision,
                     labels=labels,
                     force=False,
+                    proof=False,
                 )
             )
         return made[key]

@@ -299,7 +299,9 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.model.language_model.norm.weight.data.fill_(float("nan"))
     save(model, folder / "checkpoint")
     image_processor(model).save_pretrained(folder / "checkpoint")
-    return export_checkpoint(ExportConfig(folder / "checkpoint", folder / "bundle", precision="fp32", quiet=True))
+    return export_checkpoint(
+        ExportConfig(folder / "checkpoint", folder / "bundle", precision="fp32", proof=False, quiet=True)
+    )
 
 
 @pytest.mark.parametrize("mode", ["direct", "reason"])

@@ -12,6 +12,11 @@ Part = Literal["vision", "decoder", "head"]
 PARTS: tuple[Part, ...] = ("vision", "decoder", "head")
 
 
+def part_of(unit: str) -> Part:
+    """The part that a unit belongs to."""
+    return next(part for part in PARTS if unit.split(".")[0] == part)
+
+
 def no_inputs(name: str) -> InputStatistics | None:
     """Nothing was calibrated."""
     return None

@@ -50,17 +50,21 @@ class BundleOptions:
 
     Attributes:
         source: where the checkpoint came from, as the user wrote it.
+        checkpoint_digest: of the original, before any scale was moved (`Checkpoint.digest`).
         labels: class names to store; None stores none.
         image_size: (width, height); pictures are resized to at most so many pixels.
         provenance: further facts for the manifest (adapter, calibration, ...).
         quiet: no progress bar.
+        title: of the progress bar.
     """
 
     source: str
+    checkpoint_digest: str
     labels: LabelSet | None = None
     image_size: tuple[int, int] | None = None
     provenance: Mapping[str, Any] | None = None
     quiet: bool = False
+    title: str = "export"
 
 
 def write_bundle(
@@ -88,7 +92,7 @@ def write_bundle(
     table = model.decoder_dims.vocab * model.decoder_dims.hidden
     total = table + decoder_weights(model.decoder_dims) + vision_weights(model.vision_dims)
     with BundleWriter(output, force=force) as bundle:
-        with progress_bar(f"export {target.name} {plan.decoder.name}", total, quiet=options.quiet) as step:
+        with progress_bar(f"{options.title} {plan.decoder.name}", total, quiet=options.quiet) as step:
             _write_embedding(model.embedding, bundle.folder / "embedding.bin", step)
             build_graphs(bundle.folder, step)
         _check_graphs(bundle.folder)
@@ -125,7 +129,7 @@ def _manifest(model: Model, target: Target, plan: Plan, options: BundleOptions) 
         "embedding": {"dtype": model.embedding.dtype, "rows": rows, "columns": columns},
         "provenance": {
             "source": options.source,
-            "checkpoint_digest": checkpoint.digest(),
+            "checkpoint_digest": options.checkpoint_digest,
             "fgr_edge": __version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

@@ -37,6 +37,19 @@ class Model:
     embedding: LazyTensor
     head: Matrix
 
+    def units(self) -> list[str]:
+        """Layers and blocks with weights of their own, in the order of computation; see `Matrix.unit`."""
+        vision, blocks = self.vision, range(self.vision_dims.depth)
+        mergers = range(len(self.vision_dims.deepstack_blocks))
+        return [
+            vision.unit("patch"),
+            *(vision.unit("qkv", block) for block in blocks),
+            *(vision.unit("deepstack_fc1", merger) for merger in mergers),
+            vision.unit("merger_fc1"),
+            *(self.decoder.unit("q", layer) for layer in range(self.decoder_dims.layers)),
+            self.head.unit,
+        ]
+
 
 def open_model(checkpoint: Checkpoint) -> Model:
     """Find the checkpoint's family and its weights.

@@ -40,7 +40,7 @@ GRID = (10, 6)
 
 
 def export(checkpoint: Path, output: Path, precision: str = "fp32", **options: Any) -> Path:
-    return export_checkpoint(ExportConfig(checkpoint, output, precision=precision, quiet=True, **options))
+    return export_checkpoint(ExportConfig(checkpoint, output, precision=precision, proof=False, quiet=True, **options))
 
 
 def digests(bundle: Path) -> dict[str, str]:

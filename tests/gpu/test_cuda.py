@@ -32,7 +32,9 @@ def test_cuda_bundle_answers_like_the_cpu(
     from fgr_edge import Recognizer
 
     bundle = export_checkpoint(
-        ExportConfig(nano_checkpoint, tmp_path / "bundle", "cuda", precision, labels=nano_labels, quiet=True)
+        ExportConfig(
+            nano_checkpoint, tmp_path / "bundle", "cuda", precision, labels=nano_labels, proof=False, quiet=True
+        )
     )
     on_gpu, on_cpu = Recognizer(bundle, device="cuda"), Recognizer(bundle, device="cpu")
     for picture in birds(8):
@@ -47,7 +49,9 @@ def test_cuda_streams_the_reasoning_of_the_cpu(
 ) -> None:
     from fgr_edge import Recognizer
 
-    bundle = export_checkpoint(ExportConfig(nano_checkpoint, tmp_path / "bundle", "cuda", "fp32", quiet=True))
+    bundle = export_checkpoint(
+        ExportConfig(nano_checkpoint, tmp_path / "bundle", "cuda", "fp32", proof=False, quiet=True)
+    )
     picture = birds(1)[0]
     on_gpu = Recognizer(bundle, device="cuda")(picture, mode="reason")
     assert on_gpu.label == Recognizer(bundle, device="cpu")(picture, mode="reason").label
@@ -59,7 +63,7 @@ def test_cuda_scores_every_label_like_the_cpu(
     from fgr_edge import Recognizer
 
     bundle = export_checkpoint(
-        ExportConfig(nano_checkpoint, tmp_path / "bundle", "cuda", "fp32", labels=nano_labels, quiet=True)
+        ExportConfig(nano_checkpoint, tmp_path / "bundle", "cuda", "fp32", labels=nano_labels, proof=False, quiet=True)
     )
     on_gpu, on_cpu = Recognizer(bundle, device="cuda"), Recognizer(bundle, device="cpu")
     for picture in birds(2):

@@ -183,7 +183,7 @@ def qwen(qwen_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A random model with the whole Qwen vocabulary: its bundle, and transformers on it."""
     folder = tmp_path_factory.mktemp("qwen")
     checkpoint, model = with_qwen_vocabulary(folder / "checkpoint", qwen_tokenizer)
-    bundle = export_checkpoint(ExportConfig(checkpoint, folder / "bundle", precision="fp32", quiet=True))
+    bundle = export_checkpoint(ExportConfig(checkpoint, folder / "bundle", precision="fp32", proof=False, quiet=True))
     return bundle, reference_of(checkpoint, model)
 
 
@@ -326,7 +326,7 @@ def test_a_graph_without_tree_attention_gives_the_same_scores(
     plain = Target("cpu", lambda plan: OnnxRuntimeDialect(plan, "float32", tree_attention=False), ("fp32",))
     monkeypatch.setitem(TARGETS, "cpu", plain)
     folder = export_checkpoint(
-        ExportConfig(tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", quiet=True)
+        ExportConfig(tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", proof=False, quiet=True)
     )
     # As bundles were written before: the manifest does not say anything of trees.
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -362,7 +362,9 @@ def test_compiled_sequences_are_used_and_are_what_would_be_compiled(tiny_models:
     file = tmp_path / "labels.json"
     file.write_text(json.dumps(ODD.to_json()), encoding="utf-8")
     folder = export_checkpoint(
-        ExportConfig(tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", labels=file, quiet=True)
+        ExportConfig(
+            tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", labels=file, proof=False, quiet=True
+        )
     )
     recognizer = Recognizer(folder, threads=1)
     stored, encode = recognizer.bundle.labels(), recognizer._prompts.encode_text

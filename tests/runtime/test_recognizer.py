@@ -132,7 +132,7 @@ def with_generation(models: TinyModels, tmp_path: Path, **values: Any) -> Recogn
     """The "qwen2.5" bundle of a checkpoint with another generation_config.json."""
     checkpoint = shutil.copytree(models.checkpoint("qwen2.5"), tmp_path / "checkpoint")
     (checkpoint / "generation_config.json").write_text(json.dumps(values))
-    bundle = export_checkpoint(ExportConfig(checkpoint, tmp_path / "bundle", precision="fp32", quiet=True))
+    bundle = export_checkpoint(ExportConfig(checkpoint, tmp_path / "bundle", precision="fp32", proof=False, quiet=True))
     return Recognizer(bundle, threads=1)
 
 
@@ -251,7 +251,9 @@ def test_labels_come_from_the_call_a_file_or_the_bundle(tiny_models: TinyModels,
     file = tmp_path / "labels.txt"
     file.write_text("\n".join(LABELS), encoding="utf-8")
     bundle = export_checkpoint(
-        ExportConfig(tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", labels=file, quiet=True)
+        ExportConfig(
+            tiny_models.checkpoint("qwen2.5"), tmp_path / "b", precision="fp32", labels=file, proof=False, quiet=True
+        )
     )
     own = Recognizer(bundle).labels
     assert own is not None and own.names == tuple(LABELS)
