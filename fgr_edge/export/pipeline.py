@@ -34,7 +34,7 @@ from fgr_edge.export.model import Model, open_model
 from fgr_edge.export.precisions import Precision, find_precision
 from fgr_edge.export.progress import progress_bar
 from fgr_edge.export.proof import Exam, Proven, golden_arrays, prove, write_report
-from fgr_edge.export.soup import Soup, greedy_soup, open_member, uniform_soup
+from fgr_edge.export.soup import Soup, check_members, greedy_soup, open_member, uniform_soup
 from fgr_edge.export.targets import Target, find_target
 from fgr_edge.export.trial import Trial
 from fgr_edge.export.workshop import Workshop
@@ -136,7 +136,11 @@ def export_checkpoint(config: ExportConfig) -> Path:
     members = [checkpoint, *(open_member(folder, checkpoint) for folder in config.soup)]
     if config.adapter is not None:
         members[0] = with_adapter(checkpoint, config.adapter)
-    open_model(members[0])  # what is wrong with it is found before a byte is written
+    # What is wrong with them is found before a byte is written.
+    if config.soup:
+        check_members(members)
+    else:
+        open_model(members[0])
     _Export(config, precision, target, members, labels).run()
     log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - started)
     return config.output

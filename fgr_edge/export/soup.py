@@ -116,6 +116,24 @@ def greedy_soup(checkpoints: Sequence[Checkpoint], accuracy: Callable[[Checkpoin
     return Soup(_mean(kept), tuple(ingredients))
 
 
+def check_members(checkpoints: Sequence[Checkpoint]) -> list[Model]:
+    """Refuse what can make no soup; reads headers, configs and tokenizers, no digest. Both soups begin with it.
+
+    Raises:
+        ConfigError, CheckpointError: see `uniform_soup`; that one is given twice is found later, by its digest.
+    """
+    if len(checkpoints) < 2:
+        raise ConfigError(f"a soup of {len(checkpoints)} checkpoint(s) was asked for, expected at least two")
+    models = [open_model(checkpoint) for checkpoint in checkpoints]
+    for model in models:
+        _check_averages(model.checkpoint)
+    for model in models[1:]:
+        _check_same_architecture(models[0], model)
+        _check_same_tokens(models[0].checkpoint, model.checkpoint)
+        _check_same_tensors(models[0], model)
+    return models
+
+
 def _measured(accuracy: Callable[[Checkpoint], float], checkpoint: Checkpoint, what: str) -> float:
     found = accuracy(checkpoint)
     log.info("accuracy of %s: %.4f", what, found)
@@ -143,23 +161,11 @@ class _Member:
         """The output projection; the embedding where it is tied."""
         return self.model.head.parts[0]
 
-    def names(self) -> set[str]:
-        """Of all tensors but the output projection, which some store and others tie."""
-        return set(self.checkpoint.names()) - set(HEAD_NAMES)
-
 
 def _members(checkpoints: Sequence[Checkpoint]) -> list[_Member]:
-    if len(checkpoints) < 2:
-        raise ConfigError(f"a soup of {len(checkpoints)} checkpoint(s) was asked for, expected at least two")
-    models = [open_model(checkpoint) for checkpoint in checkpoints]
-    for model in models:
-        _check_averages(model.checkpoint)
-    for model in models[1:]:
-        _check_same_architecture(models[0], model)
-        _check_same_tokens(models[0].checkpoint, model.checkpoint)
+    models = check_members(checkpoints)
     members = [_Member(model, _source(model.checkpoint), model.checkpoint.digest()) for model in models]
     for index, member in enumerate(members):
-        _check_same_tensors(members[0], member)
         for earlier in members[:index]:
             if earlier.digest == member.digest:
                 raise ConfigError(
@@ -223,11 +229,16 @@ def _tokens(checkpoint: Checkpoint) -> Any:
     return model.get("vocab"), merges, {item.get("content"): item.get("id") for item in added}
 
 
-def _check_same_tensors(first: _Member, other: _Member) -> None:
-    names = first.names()
+def _body(checkpoint: Checkpoint) -> set[str]:
+    """Names of all tensors but the output projection, which some store and others tie."""
+    return set(checkpoint.names()) - set(HEAD_NAMES)
+
+
+def _check_same_tensors(first: Model, other: Model) -> None:
+    names = _body(first.checkpoint)
     found = {name: stored_name(other.checkpoint, other.family, name) for name in sorted(names)}
     missing = [name for name, there in found.items() if there is None]
-    extra = sorted(other.names() - {there for there in found.values() if there is not None})
+    extra = sorted(_body(other.checkpoint) - {there for there in found.values() if there is not None})
     for lacking, has, wrong in ((other, first, missing), (first, other, extra)):
         if wrong:
             more = f" and {len(wrong) - _NAMED_AT_MOST} more" if len(wrong) > _NAMED_AT_MOST else ""
@@ -245,7 +256,7 @@ def _mean(members: Sequence[_Member]) -> Checkpoint:
     if len(members) == 1:
         return first.checkpoint
     tensors: dict[str, LazyTensor] = {}
-    for name in first.names():
+    for name in _body(first.checkpoint):
         tensors[name] = _mean_tensor(name, [_counterpart(member, name) for member in members])
     heads = [member.head for member in members]
     stored = [name for name in HEAD_NAMES if name in first.checkpoint]
