@@ -1,48 +1,30 @@
-"""Weight-only int8, symmetric, one float32 scale per block of `BLOCK_SIZE` columns of a row.
+"""Weight-only int8, symmetric, rounded to the nearest level: a scale per block of columns, or one for the whole row.
 
-In: float32 weight [N, K]. Out: uint8 values [N, blocks, BLOCK_SIZE] with zero point 128 (the layout of ONNX Runtime's
-MatMulNBits) and float32 scales [N, blocks]. The last block of a row is padded with zeros.
+In: float32 weight [n, K]. Out: `Levels` of 8 bits with zero point 128. A row with one scale is cut into blocks too, all
+with that scale: engines compute blocks of a limited size.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from fgr_edge.calibrate.schemes.blocks import Floats, Levels, blocked, nearest
 
 BLOCK_SIZE = 128
 ZERO_POINT = 128
 
 
-def blocks_per_row(columns: int) -> int:
-    return -(-columns // BLOCK_SIZE)
-
-
-def quantize_int8(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Round each block to the nearest of 255 levels; the largest magnitude of a block is exact.
+def quantize(rows: Floats, block_size: int | None = BLOCK_SIZE) -> Levels:
+    """Round to the nearest of 255 levels; the largest magnitude that shares a scale is exact.
 
     Args:
-        weight: [N, K] float32.
-
-    Returns:
-        values [N, blocks, BLOCK_SIZE] uint8 and scales [N, blocks] float32: weight ~ (values - 128) * scale.
+        rows: [n, K] float32.
+        block_size: columns that share a scale; None is the whole row.
     """
-    rows, columns = weight.shape
-    blocks = blocks_per_row(columns)
-    if columns % BLOCK_SIZE:
-        weight = np.pad(weight, ((0, 0), (0, blocks * BLOCK_SIZE - columns)))
-    blocked = weight.reshape(rows, blocks, BLOCK_SIZE)
-    scale = np.maximum(blocked.max(axis=2), -blocked.min(axis=2)) / np.float32(127)
-    # Below the normal numbers 1 / scale overflows: such a block is zero, 1e-36 away from what it was.
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale >= np.finfo(np.float32).tiny)
-    levels = blocked * inverse[:, :, None]
-    np.rint(levels, out=levels)
-    levels += np.float32(ZERO_POINT)
-    return levels.astype(np.uint8), scale
-
-
-def dequantize_int8(
-    values: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], columns: int
-) -> npt.NDArray[np.float32]:
-    """The weight that the runtime computes with: [N, columns] float32."""
-    blocked = (values.astype(np.float32) - np.float32(ZERO_POINT)) * scale[:, :, None]
-    return blocked.reshape(values.shape[0], -1)[:, :columns]
+    blocks = blocked(rows, block_size or BLOCK_SIZE)
+    largest = np.maximum(blocks.max(axis=2), -blocks.min(axis=2))
+    if block_size is None:
+        largest = np.repeat(largest.max(axis=1, keepdims=True), largest.shape[1], axis=1)
+    scale = largest / np.float32(127)
+    zero_point = np.full(scale.shape, ZERO_POINT, np.uint8)
+    return Levels(nearest(blocks, scale, zero_point, 8), scale, zero_point, rows.shape[1])

@@ -6,24 +6,22 @@ indexes by cache slot carry the angles of the token in that slot, so that multim
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from fgr_edge.calibrate.plan import Part, Plan
-from fgr_edge.calibrate.schemes.int8 import BLOCK_SIZE, blocks_per_row, quantize_int8
 from fgr_edge.calibrate.schemes.scheme import BlockWeights, Plain
 from fgr_edge.errors import ConfigError
+from fgr_edge.export.dialects import products
 from fgr_edge.export.dialects.dialect import AttentionShape, CacheInputs, Vector, WindowInputs
+from fgr_edge.export.dialects.products import MICROSOFT
 from fgr_edge.export.graphs.builder import Dim, GraphBuilder
 from fgr_edge.export.weights import Matrix
 
-MICROSOFT = "com.microsoft"
 ROTARY_TABLES = ("cos_cache", "sin_cache")
-INT8_COMPUTE = 4  # MatMulNBits accuracy_level: activations in int8 per block, the only fast path on CPUs
 
 
 class OnnxRuntimeDialect:
@@ -32,6 +30,7 @@ class OnnxRuntimeDialect:
     Args:
         plan: which scheme each linear layer gets.
         cache_dtype: of the KV cache; CUDA's GroupQueryAttention takes float16 only, and casts stand around it.
+        bfloat16_products: whether the provider multiplies bfloat16; the CPU's does not, its weights are cast at loading.
         tree_attention: whether GroupQueryAttention takes a mask and rotary rows; the CPU's does, CUDA's refuses them.
     """
 
@@ -42,9 +41,11 @@ class OnnxRuntimeDialect:
         plan: Plan,
         cache_dtype: Literal["float32", "float16"] = "float32",
         *,
+        bfloat16_products: bool = False,
         tree_attention: bool = True,
     ) -> None:
         self.plan = plan
+        self.bfloat16_products = bfloat16_products
         self.tree_attention = tree_attention
         self.cache_dtype: Literal["float32", "float16"] = cache_dtype
 
@@ -66,45 +67,17 @@ class OnnxRuntimeDialect:
     ) -> ir.Value:
         bias_value = None if bias is None else g.weight(f"{weight.name}.bias", bias.shape, np.float32, [bias])
         scheme = self.plan.scheme(weight.part, weight.unit)
-        if isinstance(scheme, BlockWeights) and scheme.name == "int8":
-            return self._linear_int8(g, x, weight, bias_value)
-        if scheme != Plain("fp32", "float32"):
-            raise ConfigError(
-                f"{weight.unit}: scheme {scheme.name!r} cannot be run by ONNX Runtime; choose int8 or fp32"
-            )
-        # Transposing in the operator keeps the stored row order, so that the weight streams through in chunks.
-        w = g.weight(weight.name, (weight.rows, weight.columns), np.float32, weight.chunks())
-        if flat and bias_value is not None:
-            return g.op("Gemm", x, w, bias_value, transB=1)
-        y = g.op("FusedMatMul", x, w, domain=MICROSOFT, transB=1)
-        return y if bias_value is None else g.op("Add", y, bias_value)
-
-    def _linear_int8(self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: ir.Value | None) -> ir.Value:
-        blocks = blocks_per_row(weight.columns)
-        scales: list[npt.NDArray[np.float32]] = []
-
-        def packed() -> Iterator[npt.NDArray[np.uint8]]:
-            for rows in weight.chunks():
-                values, scale = quantize_int8(rows)
-                scales.append(scale)
-                yield values
-
-        b = g.weight(f"{weight.name}.int8", (weight.rows, blocks, BLOCK_SIZE), np.uint8, packed())
-        scale = g.weight(f"{weight.name}.scale", (weight.rows, blocks), np.float32, scales)
-        return g.op(
-            "MatMulNBits",
-            x,
-            b,
-            scale,
-            None,
-            None,
-            bias,
-            domain=MICROSOFT,
-            K=weight.columns,
-            N=weight.rows,
-            bits=8,
-            block_size=BLOCK_SIZE,
-            accuracy_level=INT8_COMPUTE,
+        if isinstance(scheme, BlockWeights):
+            inputs = self.plan.inputs(weight.name)
+            return products.integers_in_blocks(g, x, weight, bias_value, scheme, inputs)
+        if isinstance(scheme, Plain):
+            native = self.bfloat16_products or scheme.dtype != "bfloat16"
+            return products.plain(g, x, weight, bias_value, scheme, flat=flat, native=native)
+        if scheme.kind == "int8":
+            return products.integers_both(g, x, weight, bias_value)
+        raise ConfigError(
+            f"{weight.unit}: ONNX Runtime multiplies nothing in {scheme.name}; choose w8a8, int8 or int4-32, or target "
+            "tensorrt"
         )
 
     def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, eps: float, name: str) -> ir.Value:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fgr_edge.calibrate.schemes.int8 import BLOCK_SIZE, ZERO_POINT, blocks_per_row, dequantize_int8, quantize_int8
+from fgr_edge.calibrate.schemes.blocks import blocks_per_row
+from fgr_edge.calibrate.schemes.int8 import BLOCK_SIZE, ZERO_POINT, quantize
 from fgr_edge.runtime.decoder import Decoder
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
@@ -34,16 +35,17 @@ def weight(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("columns", [1, 5, 128, 129, 300, 384])
 def test_every_weight_is_within_half_a_step(columns: int) -> None:
     w = weight(7, columns)
-    values, scale = quantize_int8(w)
-    assert values.shape == (7, blocks_per_row(columns), BLOCK_SIZE) and values.dtype == np.uint8
-    assert scale.shape == (7, blocks_per_row(columns)) and scale.dtype == np.float32
-    step = np.repeat(scale, BLOCK_SIZE, axis=1)[:, :columns]
-    assert np.all(np.abs(dequantize_int8(values, scale, columns) - w) <= step / 2 + 1e-7)
+    levels = quantize(w)
+    blocks = blocks_per_row(columns, BLOCK_SIZE)
+    assert levels.values.shape == (7, blocks, BLOCK_SIZE) and levels.values.dtype == np.uint8
+    assert levels.scale.shape == (7, blocks) and levels.scale.dtype == np.float32
+    step = np.repeat(levels.scale, BLOCK_SIZE, axis=1)[:, :columns]
+    assert np.all(np.abs(levels.dequantize() - w) <= step / 2 + 1e-7)
 
 
 def test_the_largest_magnitude_of_each_block_is_exact() -> None:
     w = weight(5, 2 * BLOCK_SIZE)
-    restored = dequantize_int8(*quantize_int8(w), w.shape[1])
+    restored = quantize(w).dequantize()
     for block in range(2):
         part = slice(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
         rows, at = np.arange(5), np.abs(w[:, part]).argmax(axis=1)
@@ -53,34 +55,34 @@ def test_the_largest_magnitude_of_each_block_is_exact() -> None:
 def test_blocks_are_scaled_by_themselves() -> None:
     w = weight(3, 2 * BLOCK_SIZE)
     w[:, BLOCK_SIZE:] *= 1e-4
-    restored = dequantize_int8(*quantize_int8(w), w.shape[1])
+    restored = quantize(w).dequantize()
     assert np.abs(restored - w)[:, BLOCK_SIZE:].max() < 4e-4 / 127
 
 
 def test_zeros_stay_zero_and_nothing_is_not_a_number() -> None:
     w = weight(4, 200)
     w[1] = 0.0
-    values, scale = quantize_int8(w)
-    assert np.all(scale[1] == 0) and np.all(values[1] == ZERO_POINT)
-    assert np.all(values[:, 1, 200 - BLOCK_SIZE :] == ZERO_POINT)  # the padding of the last block
-    assert np.all(dequantize_int8(values, scale, 200)[1] == 0)
-    assert np.all(np.isfinite(scale))
+    levels = quantize(w)
+    assert np.all(levels.scale[1] == 0) and np.all(levels.values[1] == ZERO_POINT)
+    assert np.all(levels.values[:, 1, 200 - BLOCK_SIZE :] == ZERO_POINT)  # the padding of the last block
+    assert np.all(levels.dequantize()[1] == 0)
+    assert np.all(np.isfinite(levels.scale))
 
 
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-38, 1e-36, 1e-20, 1e20, 1e38])
 def test_extreme_magnitudes_round_as_others_do(magnitude: float) -> None:
     w = (weight(3, 130) / 4 * np.float32(magnitude)).astype(np.float32)
     with np.errstate(over="raise", invalid="raise"):
-        values, scale = quantize_int8(w)
-    restored = dequantize_int8(values, scale, 130)
+        levels = quantize(w)
+    restored = levels.dequantize()
     assert np.all(np.isfinite(restored))
-    assert np.abs(restored - w).max() <= max(scale.max() * 0.51, 2e-36)
+    assert np.abs(restored - w).max() <= max(levels.scale.max() * 0.51, 2e-36)
 
 
 def test_the_weight_given_is_left_as_it_is() -> None:
     w = weight(3, 130)
     before = w.copy()
-    quantize_int8(w)
+    quantize(w)
     np.testing.assert_array_equal(w, before)
 
 
@@ -97,7 +99,7 @@ def rounded(model: Any) -> Any:
         for layer in model.modules():
             if isinstance(layer, torch.nn.Linear | torch.nn.Conv3d):
                 w = layer.weight.numpy().reshape(layer.weight.shape[0], -1)
-                restored = dequantize_int8(*quantize_int8(w), w.shape[1])
+                restored = quantize(w).dequantize()
                 layer.weight.copy_(torch.from_numpy(restored).reshape(layer.weight.shape))
     return model
 
