@@ -1,0 +1,179 @@
+"""The same graphs in standard operators equal transformers, in both families, on ONNX Runtime's CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from fgr_edge.calibrate.plan import Plan
+from fgr_edge.calibrate.schemes import SCHEMES
+from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.image import Patches
+from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.step_inputs import HIDDEN
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from fgr_edge.export.assembly import BundleOptions, write_bundle  # noqa: E402
+from fgr_edge.export.checkpoint import Checkpoint  # noqa: E402
+from fgr_edge.export.dialects.standard import StandardDialect, working_type  # noqa: E402
+from fgr_edge.export.model import open_model  # noqa: E402
+from fgr_edge.export.targets import Target  # noqa: E402
+from tests.tiny import SHAPES, all_logits, feed, greedy, prefill, relative  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyModels
+
+EMBEDS = 1e-4  # DESIGN.md, "Numbers that must hold everywhere": relative, fp32
+LOGITS = 1e-3
+HALF_EMBEDS = 1e-2  # float16 everywhere but the residual sums; random weights
+HALF_LOGITS = 3e-2
+GRIDS = [(8, 8), (2, 2), (10, 6), (4, 30), (34, 2)]
+FAMILIES = ["qwen2.5", "qwen3"]
+TARGET = Target("tensorrt", StandardDialect, tuple(SCHEMES))
+
+
+@pytest.fixture(params=list(SHAPES))
+def shape(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def bundle(models: TinyModels, shape: str, name: str = "fp32") -> Path:
+    """Made once for all tests."""
+    path = models.folder / f"{shape}-standard-{name}.bundle"
+    if not path.is_dir():
+        checkpoint = Checkpoint.open(models.checkpoint(shape))
+        options = BundleOptions(str(checkpoint.path), checkpoint.digest(), quiet=True)
+        write_bundle(open_model(checkpoint), TARGET, Plan.uniform(SCHEMES[name]), path, options)
+    return path
+
+
+def opened(models: TinyModels, shape: str, name: str = "fp32") -> Recognizer:
+    return Recognizer(bundle(models, shape, name), device="cpu", threads=1)
+
+
+def test_image_embeddings_equal_transformers(tiny_models: TinyModels, shape: str) -> None:
+    recognizer = opened(tiny_models, shape)
+    for grid in GRIDS:
+        expected = tiny_models.reference(shape, grid)
+        seen = recognizer._vision.encode(Patches(expected.pixels, (1, *grid)))
+        assert relative(seen.tokens, expected.image_embeds) < EMBEDS, grid
+
+
+def test_logits_of_all_positions_equal_transformers(tiny_models: TinyModels, shape: str) -> None:
+    recognizer = opened(tiny_models, shape)
+    for grid in GRIDS:
+        expected = tiny_models.reference(shape, grid)
+        assert relative(all_logits(recognizer, expected), expected.logits) < LOGITS, grid
+
+
+def test_64_greedy_tokens_equal_transformers(tiny_models: TinyModels, shape: str) -> None:
+    recognizer = opened(tiny_models, shape)
+    for grid in GRIDS[::2]:
+        expected = tiny_models.reference(shape, grid)
+        logits = prefill(recognizer, feed(recognizer, expected))
+        assert greedy(recognizer, logits) == expected.greedy, grid
+
+
+def test_float16_stays_near_transformers(tiny_models: TinyModels, shape: str) -> None:
+    recognizer = opened(tiny_models, shape, "fp16")
+    assert recognizer._decoder.spec.cache_dtype == "float16"
+    for grid in GRIDS:
+        expected = tiny_models.reference(shape, grid)
+        seen = recognizer._vision.encode(Patches(expected.pixels, (1, *grid)))
+        assert relative(seen.tokens, expected.image_embeds) < HALF_EMBEDS, grid
+        assert relative(all_logits(recognizer, expected), expected.logits) < HALF_LOGITS, grid
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_decode_equals_uncached_forward(tiny_models: TinyModels, family: str) -> None:
+    recognizer = opened(tiny_models, family)
+    given = feed(recognizer, tiny_models.reference(family, (10, 6)))
+    decoder, rows = recognizer._decoder, [prefill(recognizer, given).copy()]
+    tokens = []
+    for _ in range(20):
+        tokens.append(int(rows[-1].argmax()))
+        rows.append(recognizer._extend(tokens[-1:]).copy())
+    start = decoder.length - len(tokens)
+    decoder.rewind(start)
+    at_once = decoder.forward(recognizer._embedding.gather(np.array(tokens)), np.arange(len(tokens)))
+    assert relative(np.stack(rows[1:]), at_once) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_leaves_nothing_in_the_cache_for_the_next(tiny_models: TinyModels, family: str) -> None:
+    recognizer = opened(tiny_models, family)
+    small, large = (feed(recognizer, tiny_models.reference(family, grid)) for grid in [(2, 2), (4, 30)])
+    fresh = prefill(recognizer, small).copy()
+    prefill(recognizer, large)
+    np.testing.assert_array_equal(prefill(recognizer, small), fresh)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_of_tokens_equals_its_branches_one_by_one(tiny_models: TinyModels, family: str) -> None:
+    recognizer = opened(tiny_models, family)
+    decoder = recognizer._decoder
+    given = feed(recognizer, tiny_models.reference(family, (8, 8)))
+    logits = decoder.prefill(given.embeds, given.positions, max_new_tokens=8, branches=8, deepstack=given.deepstack)
+    length, first = decoder.length, int(logits.argmax())
+    gather = recognizer._embedding.gather
+    # A root with two children, and a child of the first of them.
+    tokens, parents = np.array([first, 7, 11, 13]), [-1, 0, 0, 1]
+    seen = np.eye(4, dtype=bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            seen[node] |= seen[parent]
+    mask = np.where(seen, np.float32(0), HIDDEN)
+    together = decoder.branch(gather(tokens), np.arange(4), length + seen.sum(1) - 1, mask).copy()
+    for node in range(4):
+        decoder.rewind(length)
+        path = tokens[seen[node]]
+        alone = decoder.forward(gather(path), np.array([len(path) - 1]))
+        assert relative(together[node : node + 1], alone) < 1e-4, node
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "int8", "int4-32"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graphs_hold_only_standard_operators_of_one_version(tiny_models: TinyModels, family: str, name: str) -> None:
+    opened_bundle = Bundle.open(bundle(tiny_models, family, name), verify="full")
+    for graph in ("vision.onnx", "decoder.onnx"):
+        onnx.checker.check_model(str(opened_bundle.file(graph)))
+        model = onnx.load(str(opened_bundle.file(graph)), load_external_data=False)
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 24)]
+        assert {node.domain for node in model.graph.node} == {""}
+        kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
+        halves = kinds & {"FLOAT16", "BFLOAT16"}
+        assert halves == {"fp32": set(), "bf16": {"BFLOAT16"}}.get(name, {"FLOAT16"}) or (
+            name == "bf16" and halves == {"BFLOAT16", "FLOAT16"}
+        )
+
+
+def test_the_working_type_follows_the_plan() -> None:
+    fp32, fp16, bf16, int8 = (SCHEMES[name] for name in ("fp32", "fp16", "bf16", "int8"))
+    assert working_type(Plan.uniform(fp32)) == "float32"
+    assert working_type(Plan(fp32, int8, fp32)) == "float16"
+    assert working_type(Plan(fp16, bf16, fp16)) == "bfloat16"
+    assert StandardDialect(Plan.uniform(bf16)).cache_dtype == "float16"
+    assert StandardDialect(Plan.uniform(int8)).cache_dtype == "float16"
+    assert StandardDialect(Plan.uniform(fp32)).cache_dtype == "float32"
+
+
+def test_a_layer_kept_in_float32_computes_in_float32(tiny_models: TinyModels) -> None:
+    path = tiny_models.folder / "kept-standard.bundle"
+    checkpoint = Checkpoint.open(tiny_models.checkpoint("qwen2.5"))
+    fp16 = SCHEMES["fp16"]
+    plan = Plan(fp16, fp16, fp16, {"decoder.0": SCHEMES["fp32"]})
+    write_bundle(open_model(checkpoint), TARGET, plan, path, BundleOptions("x", checkpoint.digest(), quiet=True))
+    graph = onnx.load(str(path / "decoder.onnx"), load_external_data=False).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    first = next(kind for name, kind in kinds.items() if "layers.0.mlp.down" in name)
+    second = next(kind for name, kind in kinds.items() if "layers.1.mlp.down" in name)
+    assert (first, second) == (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    expected = tiny_models.reference("qwen2.5", (8, 8))
+    recognizer = Recognizer(path, device="cpu", threads=1)
+    assert relative(all_logits(recognizer, expected), expected.logits) < HALF_LOGITS
