@@ -76,21 +76,22 @@ def find_gpu(name: str) -> Gpu:
     raise ConfigError(f"GPU {name!r} is not known; choose one of {', '.join(NAMES)}, or a generation: {known}")
 
 
-def runnable(gpu: Gpu, scheme: str) -> bool:
-    """Whether the GPU computes with a scheme."""
-    need = _NEEDS.get(scheme)
-    return need is None or gpu.sm >= need.sm
-
-
-def check_schemes(gpu: Gpu, schemes: Iterable[str]) -> None:
-    """Refuse, before any work, what the GPU cannot compute with.
+def check_gpu(name: str, target: str, schemes: Iterable[str]) -> Gpu:
+    """The GPU called `name`, refused before any work where it cannot run a bundle.
 
     Args:
+        target: a row of `targets.TARGETS`.
         schemes: names, of parts and of layers that are kept higher.
 
     Raises:
-        ConfigError: one of them cannot be run; says what can.
+        ConfigError: no such GPU, the target does not run on it, or it cannot compute in a scheme; says what can.
     """
+    gpu = find_gpu(name)
+    if target == "cpu":
+        raise ConfigError(f"target 'cpu' does not run on {gpu.name}; choose target tensorrt or cuda, or name no GPU")
+    if target == "tensorrt-rtx" and gpu.sm not in RTX_SM:
+        known = ", ".join(f"SM{sm}" for sm in RTX_SM)
+        raise ConfigError(f"TensorRT-RTX builds for {known}, not for {gpu.name} (SM{gpu.sm}); use target tensorrt")
     for scheme in schemes:
         if not runnable(gpu, scheme):
             need = _NEEDS[scheme]
@@ -98,14 +99,10 @@ def check_schemes(gpu: Gpu, schemes: Iterable[str]) -> None:
                 f"{gpu.name} (SM{gpu.sm}) cannot compute in {scheme}, which SM{need.sm} was the first to do; choose "
                 f"{need.instead}"
             )
+    return gpu
 
 
-def check_rtx(gpu: Gpu) -> None:
-    """Refuse a GPU that TensorRT-RTX builds no engines for.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    if gpu.sm not in RTX_SM:
-        known = ", ".join(f"SM{sm}" for sm in RTX_SM)
-        raise ConfigError(f"TensorRT-RTX builds for {known}, not for {gpu.name} (SM{gpu.sm}); use target tensorrt")
+def runnable(gpu: Gpu, scheme: str) -> bool:
+    """Whether the GPU computes with a scheme, by name."""
+    need = _NEEDS.get(scheme)
+    return need is None or gpu.sm >= need.sm

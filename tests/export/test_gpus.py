@@ -6,7 +6,7 @@ import pytest
 
 from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.errors import ConfigError
-from fgr_edge.export.gpus import GENERATIONS, NAMES, RTX_SM, Gpu, check_rtx, check_schemes, find_gpu, runnable
+from fgr_edge.export.gpus import GENERATIONS, NAMES, RTX_SM, check_gpu, find_gpu, runnable
 
 
 def test_gpus_have_names_and_generations() -> None:
@@ -24,19 +24,19 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones(name: str) -> None:
 @pytest.mark.parametrize("name", ["orin-nano", "orin-nx", "agx-orin", "a100", "rtx-30", "sm87"])
 def test_fp8_is_refused_before_ada(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} \(SM8\d\) cannot compute in fp8.*SM89.*choose w8a8 .* or int8"):
-        check_schemes(find_gpu(name), ["fp16", "fp8"])
+        check_gpu(name, "tensorrt", ["fp16", "fp8"])
 
 
 @pytest.mark.parametrize("name", ["l4", "h100", "thor", "rtx-50", "sm103"])
 def test_newer_gpus_run_every_scheme(name: str) -> None:
-    check_schemes(find_gpu(name), SCHEMES)
+    assert check_gpu(name, "tensorrt", SCHEMES).name == name
 
 
 def test_turing_has_neither_bf16_nor_int4() -> None:
     refused = {name for name in SCHEMES if not runnable(find_gpu("t4"), name)}
     assert refused == {"bf16", "int4-32", "int4-128", "fp8"}
     with pytest.raises(ConfigError, match="choose int8"):
-        check_schemes(find_gpu("t4"), ["int4-128"])
+        check_gpu("t4", "cuda", ["int4-128"])
 
 
 def test_orin_runs_all_but_fp8() -> None:
@@ -46,9 +46,14 @@ def test_orin_runs_all_but_fp8() -> None:
 @pytest.mark.parametrize("name", ["orin-nano", "h100", "thor"])
 def test_rtx_engines_are_refused_where_the_library_builds_none(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"not for {name} \(SM\d+\); use target tensorrt"):
-        check_rtx(find_gpu(name))
+        check_gpu(name, "tensorrt-rtx", ["fp16"])
 
 
 def test_rtx_engines_are_built_for_listed_gpus() -> None:
     for sm in RTX_SM:
-        check_rtx(Gpu(f"sm{sm}", sm))
+        check_gpu(f"sm{sm}", "tensorrt-rtx", ["fp16", "w8a8"])
+
+
+def test_a_gpu_named_for_the_cpu_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="target 'cpu' does not run on orin-nano; choose target tensorrt or cuda"):
+        check_gpu("orin-nano", "cpu", ["int8"])
