@@ -38,6 +38,7 @@ from fgr_edge.runtime.recognizer import Recognizer
 
 Floats = npt.NDArray[np.float64]
 STAGE_PICTURES = 8
+_PARTS = ("vision", "decoder", "embedding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +150,11 @@ class _Pair:
         self._original = original
         self._bundle = bundle
         self._modes = modes
+        self._seen: dict[str, _Seen] = {}
         self.watch = Stopwatch(original, bundle)
 
     def look(self, path: Path, with_stages: bool) -> _Seen:
-        """Open a picture and ask both of it.
+        """Open a picture and ask both of it; of the same bytes once.
 
         Raises:
             ImageError: it cannot be opened.
@@ -162,6 +164,12 @@ class _Pair:
             image = load_image(data)
         except (OSError, ImageError) as error:
             raise ImageError(f"{path}: {error}") from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in self._seen:
+            self._seen[digest] = self._ask(digest, data, image, with_stages)
+        return self._seen[digest]
+
+    def _ask(self, digest: str, data: bytes, image: Image.Image, with_stages: bool) -> _Seen:
         scores = {
             mode: (
                 self._original.evidence(image, mode=mode).log_probs,
@@ -173,7 +181,7 @@ class _Pair:
         if with_stages:
             errors = self._compare(image)
             self.watch.time(data)
-        return _Seen(hashlib.sha256(data).hexdigest(), scores, errors)
+        return _Seen(digest, scores, errors)
 
     def _compare(self, image: Image.Image) -> dict[Key, float]:
         found: dict[Key, float] = {}
@@ -202,15 +210,18 @@ def _bounds(bundle: Bundle) -> Bounds:
 def side_of(bundle: Bundle) -> Side:
     """What a report says of a bundle."""
     manifest = bundle.manifest
-    sizes = {"vision": 0, "decoder": 0, "embedding": 0, "other": 0}
-    for name, entry in manifest["files"].items():
+    sizes = dict.fromkeys((*_PARTS, "other"), 0)
+    graphs = []
+    for name, entry in sorted(manifest["files"].items()):
         part = name.split(".")[0]
         sizes[part if part in sizes else "other"] += entry["size"]
+        if part in _PARTS:
+            graphs.append(f"{name} {entry['sha256']}\n")
     return {
         "name": manifest["name"],
         "target": manifest["target"],
         "precision": dict(manifest["precision"]),
-        "manifest_sha256": manifest["manifest_sha256"],
+        "graphs_sha256": hashlib.sha256("".join(graphs).encode()).hexdigest(),
         "checkpoint_digest": manifest["provenance"].get("checkpoint_digest"),
         "part_bytes": sizes,
         "total_bytes": sum(sizes.values()),

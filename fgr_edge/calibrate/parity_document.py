@@ -16,12 +16,17 @@ SCHEMA_VERSION = 1
 
 
 class Side(TypedDict):
-    """One of the two bundles; part_bytes: on disk, by vision, decoder, embedding and other."""
+    """One of the two bundles.
+
+    Attributes:
+        graphs_sha256: over names and digests of graphs, weights and embedding: what computes, whatever lies beside it.
+        part_bytes: on disk, by vision, decoder, embedding and other.
+    """
 
     name: str
     target: str
     precision: dict[str, str]
-    manifest_sha256: str
+    graphs_sha256: str
     checkpoint_digest: str | None
     part_bytes: dict[str, int]
     total_bytes: int

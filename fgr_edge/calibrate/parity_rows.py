@@ -108,7 +108,7 @@ def fact_rows(parity: Parity) -> list[tuple[str, str]]:
             "nothing" if calibration is None else ", ".join(f"{key} {value}" for key, value in calibration.items()),
         ),
         ("checkpoint", parity["bundle"]["checkpoint_digest"] or "unknown"),
-        ("bundle, manifest", parity["bundle"]["manifest_sha256"]),
+        ("graphs and weights, SHA-256", parity["bundle"]["graphs_sha256"]),
         ("machine", f"{machine['cpu'] or 'unknown CPU'}, {machine['cores']} cores, {machine['os']}"),
         ("versions", f"Python {machine['python']}, {versions}"),
     ]
