@@ -149,7 +149,8 @@ def keep_until(bound: float, ranking: Sequence[str], accuracy_drop: Callable[[tu
     Args:
         bound: largest drop of top-1 allowed, 0..1.
         ranking: units, the most sensitive first.
-        accuracy_drop: builds with these units kept, and measures; called at most 2 + log2(len(ranking)) times, rounded up.
+        accuracy_drop: builds with these units kept, and measures; called at most 2 + log2(len(ranking)) times (rounded
+            up).
     """
     tried: dict[int, float] = {}
 
