@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fgr_edge.calibrate.plan import Plan
+from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.errors import ConfigError
 from fgr_edge.export.dialects.dialect import Dialect
 from fgr_edge.export.dialects.onnxruntime import OnnxRuntimeDialect
+from fgr_edge.export.dialects.standard import StandardDialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,9 @@ TARGETS = {
         Target("cpu", lambda plan: OnnxRuntimeDialect(plan, "float32"), ("fp32", "int8")),
         # CUDA's GroupQueryAttention has float16 and bfloat16 kernels only: the cache is float16. It takes no mask.
         Target("cuda", lambda plan: OnnxRuntimeDialect(plan, "float16", tree_attention=False), ("fp32", "int8")),
+        # Graphs only: engines are built where they run. What a GPU's generation lacks is in `gpus`.
+        Target("tensorrt", StandardDialect, tuple(SCHEMES)),
+        Target("tensorrt-rtx", StandardDialect, tuple(SCHEMES)),
     )
 }
 

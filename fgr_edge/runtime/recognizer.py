@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.errors import ConfigError
+from fgr_edge.errors import ConfigError, EngineError
 from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
@@ -65,6 +65,22 @@ class _Scored(NamedTuple):
         return _timings(self.context, *self.times_s, generated=self.tokens, scored=self.scores.nodes)
 
 
+def _device_of(target: str) -> Device:
+    """Where a bundle runs, unless told.
+
+    Raises:
+        EngineError: on no engine that there is.
+    """
+    devices: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
+    if target in devices:
+        return devices[target]
+    raise EngineError(
+        f"the bundle is for target {target!r} and holds graphs, but no engine, which this version of fgr-edge does not "
+        "build yet; give device='cpu' to run its graphs on ONNX Runtime (slow: the reference of its numbers), or "
+        "export for target cpu"
+    )
+
+
 class Recognizer:
     """An open bundle that recognises pictures, one after another, reusing its buffers.
 
@@ -72,7 +88,7 @@ class Recognizer:
         bundle: folder that `fgr-edge export` wrote.
         labels: class names to choose among, a `LabelSet`, or a file of them; None takes the bundle's own, if it has
             any. With none at all the model answers freely.
-        device: where the engine runs; None takes the bundle's target.
+        device: where ONNX Runtime runs the graphs; None takes the bundle's target. "cpu" runs every bundle.
         threads: for one operator; None takes one per core.
 
     Attributes:
@@ -99,7 +115,7 @@ class Recognizer:
         stored = opened.labels() if labels is None else None
         self.labels = _label_set(labels) if stored is None else stored.labels
         if device is None:
-            device = "cuda" if manifest["target"] == "cuda" else "cpu"
+            device = _device_of(manifest["target"])
         self._image_config = read_spec(ImageConfig, manifest["image"], "image")
         self._embedding = opened.embedding()
         self._prompts = PromptBuilder(

@@ -10,6 +10,7 @@ import pytest
 
 from fgr_edge.calibrate.plan import Plan
 from fgr_edge.calibrate.schemes import SCHEMES
+from fgr_edge.errors import EngineError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
@@ -22,8 +23,8 @@ from fgr_edge.export.assembly import BundleOptions, write_bundle  # noqa: E402
 from fgr_edge.export.checkpoint import Checkpoint  # noqa: E402
 from fgr_edge.export.dialects.standard import StandardDialect, working_type  # noqa: E402
 from fgr_edge.export.model import open_model  # noqa: E402
-from fgr_edge.export.targets import Target  # noqa: E402
-from tests.tiny import SHAPES, all_logits, feed, greedy, prefill, relative  # noqa: E402
+from fgr_edge.export.targets import TARGETS  # noqa: E402
+from tests.tiny import SHAPES, all_logits, drawing, feed, greedy, prefill, relative  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.tiny import TinyModels
@@ -34,7 +35,6 @@ HALF_EMBEDS = 1e-2  # float16 everywhere but the residual sums; random weights
 HALF_LOGITS = 3e-2
 GRIDS = [(8, 8), (2, 2), (10, 6), (4, 30), (34, 2)]
 FAMILIES = ["qwen2.5", "qwen3"]
-TARGET = Target("tensorrt", StandardDialect, tuple(SCHEMES))
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -44,13 +44,17 @@ def shape(request: pytest.FixtureRequest) -> str:
 
 
 def bundle(models: TinyModels, shape: str, name: str = "fp32") -> Path:
-    """Made once for all tests."""
-    path = models.folder / f"{shape}-standard-{name}.bundle"
+    """Made once for all tests; not through `export_checkpoint`, which measures what it makes."""
+    path = models.folder / f"{shape}-tensorrt-{name}.graphs"
     if not path.is_dir():
-        checkpoint = Checkpoint.open(models.checkpoint(shape))
-        options = BundleOptions(str(checkpoint.path), checkpoint.digest(), quiet=True)
-        write_bundle(open_model(checkpoint), TARGET, Plan.uniform(SCHEMES[name]), path, options)
+        written(models.checkpoint(shape), path, Plan.uniform(SCHEMES[name]))
     return path
+
+
+def written(source: Path, path: Path, plan: Plan) -> None:
+    checkpoint = Checkpoint.open(source)
+    options = BundleOptions(str(source), checkpoint.digest(), quiet=True)
+    write_bundle(open_model(checkpoint), TARGETS["tensorrt"], plan, path, options)
 
 
 def opened(models: TinyModels, shape: str, name: str = "fp32") -> Recognizer:
@@ -164,11 +168,8 @@ def test_the_working_type_follows_the_plan() -> None:
 
 
 def test_a_layer_kept_in_float32_computes_in_float32(tiny_models: TinyModels) -> None:
-    path = tiny_models.folder / "kept-standard.bundle"
-    checkpoint = Checkpoint.open(tiny_models.checkpoint("qwen2.5"))
-    fp16 = SCHEMES["fp16"]
-    plan = Plan(fp16, fp16, fp16, {"decoder.0": SCHEMES["fp32"]})
-    write_bundle(open_model(checkpoint), TARGET, plan, path, BundleOptions("x", checkpoint.digest(), quiet=True))
+    path, fp16 = tiny_models.folder / "kept.graphs", SCHEMES["fp16"]
+    written(tiny_models.checkpoint("qwen2.5"), path, Plan(fp16, fp16, fp16, {"decoder.0": SCHEMES["fp32"]}))
     graph = onnx.load(str(path / "decoder.onnx"), load_external_data=False).graph
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     first = next(kind for name, kind in kinds.items() if "layers.0.mlp.down" in name)
@@ -177,3 +178,37 @@ def test_a_layer_kept_in_float32_computes_in_float32(tiny_models: TinyModels) ->
     expected = tiny_models.reference("qwen2.5", (8, 8))
     recognizer = Recognizer(path, device="cpu", threads=1)
     assert relative(all_logits(recognizer, expected), expected.logits) < HALF_LOGITS
+
+
+def test_label_scores_equal_those_of_the_cpu_target(tiny_models: TinyModels) -> None:
+    """Whose equality with transformers is tested elsewhere; a trie is scored as trees, in another engine's spelling."""
+    labels = ["Royal Gala", "Royal Jelly", "Pink Lady", "Pear", "Roy"]
+    for family in FAMILIES:
+        scored = [
+            Recognizer(path, labels, device="cpu", threads=1).evidence(drawing(90, 60)).log_probs
+            for path in (bundle(tiny_models, family), tiny_models.bundle(family))
+        ]
+        np.testing.assert_allclose(scored[0], scored[1], atol=1e-3)
+
+
+def test_nano_says_the_same_in_standard_operators(tmp_path: Path, nano_checkpoint: Path) -> None:
+    labels = ["Blue tit", "Great tit", "Robin"]
+    written(nano_checkpoint, tmp_path / "standard", Plan.uniform(SCHEMES["fp32"]))
+    checkpoint = Checkpoint.open(nano_checkpoint)
+    options = BundleOptions("nano", checkpoint.digest(), quiet=True)
+    plan = Plan.uniform(SCHEMES["fp32"])
+    write_bundle(open_model(checkpoint), TARGETS["cpu"], plan, tmp_path / "cpu", options)
+    picture = drawing(200, 150)
+    ours, theirs = (Recognizer(tmp_path / name, labels, device="cpu") for name in ("standard", "cpu"))
+    one, other = ours.evidence(picture), theirs.evidence(picture)
+    assert relative(one.features, other.features) < EMBEDS
+    np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-3)
+    message = "Describe the picture."
+    assert ours.generate(picture, message, max_new_tokens=64) == theirs.generate(picture, message, max_new_tokens=64)
+
+
+def test_a_bundle_without_an_engine_says_so_and_runs_on_the_cpu_when_told(tiny_models: TinyModels) -> None:
+    path = bundle(tiny_models, "qwen2.5")
+    with pytest.raises(EngineError, match=r"target 'tensorrt' and holds graphs, but no engine.*device='cpu'"):
+        Recognizer(path)
+    assert Recognizer(path, device="cpu").bundle.manifest["dialect"] == "standard"
