@@ -106,7 +106,8 @@ def measure_parity(
     truths = class_indices(pictures, labels)
     sides = (Bundle.open(reference), Bundle.open(bundle))
     _check_same_model(*sides)
-    original, finished = (Recognizer(side.path, labels, threads=options.threads) for side in sides)
+    # The graphs of every target run on the CPU, which is the reference of their numbers.
+    original, finished = (Recognizer(side.path, labels, device="cpu", threads=options.threads) for side in sides)
     pair = _Pair(original, finished, options.modes)
     staged = set(np.linspace(0, len(pictures) - 1, min(options.stage_pictures, len(pictures))).round().astype(int))
     with progress("parity", len(pictures)) as step:

@@ -95,7 +95,7 @@ class _Original:
         threads: int | None,
         step: Callable[[int], None],
     ) -> _Original:
-        recognizer = Recognizer(path, labels, threads=threads)
+        recognizer = Recognizer(path, labels, device="cpu", threads=threads)
 
         def ask(index: int) -> tuple[ImageEmbeds, Floats]:
             seen = recognizer.see(pictures[index].path)
@@ -111,7 +111,7 @@ class _Original:
 
     def scores_of(self, path: Path, labels: LabelSet, threads: int | None) -> Floats:
         """[N, C] of another bundle for the same pictures."""
-        recognizer = Recognizer(path, labels, threads=threads)
+        recognizer = Recognizer(path, labels, device="cpu", threads=threads)
         if _digests(recognizer.bundle) == _digests(self.bundle):
             return np.stack([recognizer.evidence(seen).log_probs for seen in self.embeds])
         return np.stack([recognizer.evidence(picture.path).log_probs for picture in self.pictures])

@@ -30,6 +30,7 @@ from fgr_edge.export.adapters import with_adapter
 from fgr_edge.export.assembly import BundleOptions
 from fgr_edge.export.calibration import CalibrationOptions, calibrate
 from fgr_edge.export.checkpoint import Checkpoint
+from fgr_edge.export.gpus import check_gpu
 from fgr_edge.export.model import Model, open_model
 from fgr_edge.export.precisions import Precision, find_precision
 from fgr_edge.export.progress import progress_bar
@@ -128,6 +129,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
     parts: dict[Any, str | None] = {"vision": config.vision, "decoder": config.decoder, "head": config.head}
     precision = find_precision(config.precision, parts, config.method)
     target = find_target(config.target, precision.schemes)
+    if config.gpu is not None:
+        check_gpu(config.gpu, target.name, precision.schemes)
     labels = read_labels(config.labels) if config.labels is not None else None
     check_output(config.output, force=config.force)
     if config.proof or precision.calibrated or (config.soup and config.soup_method == "greedy"):
