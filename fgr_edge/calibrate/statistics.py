@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.calibrate.schemes.scheme import InputStatistics
+from fgr_edge.errors import EngineError
 
 Floats = npt.NDArray[np.float32]
 
@@ -108,8 +109,17 @@ class StatisticsWriter:
         self._open[key].add(x, np.sort(rng.permutation(len(x))[:share]))
 
     def flush(self) -> None:
-        """Write what was gathered, and forget it; the matrices in it are complete."""
+        """Write what was gathered, and forget it; the matrices in it are complete.
+
+        Raises:
+            EngineError: inputs are NaN or infinite.
+        """
         for names, sums in self._open.items():
+            if not sums.finite:
+                raise EngineError(
+                    f"the inputs of {names[0]} are NaN or infinite on the calibration pictures; expected numbers: the "
+                    "checkpoint's weights before it are broken, or it was merged or averaged from ones that are"
+                )
             stem = f"{len(set(self._files.values())):04d}"
             for kind, values in sums.results().items():
                 np.save(self._folder / f"{stem}.{kind}.npy", values)
@@ -143,6 +153,10 @@ class _Sums:
         self._sample.append(x[sampled])
         if self._gram is not None:
             self._gram += x.T @ x
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self._sum).all())
 
     def results(self) -> dict[str, Floats]:
         found = {

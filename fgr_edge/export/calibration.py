@@ -1,6 +1,6 @@
 """Calibration of a model on photographs: what they show of every layer's inputs, and the scales that follow.
 
-In: the opened original, its fp32 bundle, chosen pictures, a plan of schemes and a method. Out: the same model, with
+In: the opened original, a bundle of it, chosen pictures, a plan of schemes and a method. Out: the same model, with
 scales folded in where the method asks for them, the plan that knows the inputs, and a report. Nothing is quantized.
 """
 
@@ -34,6 +34,7 @@ from fgr_edge.export.model import Model
 from fgr_edge.export.precisions import Method
 from fgr_edge.export.progress import Step, progress_bar
 from fgr_edge.export.weights import Matrix
+from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.prompt import PromptBuilder
 
 Floats = npt.NDArray[np.float32]
@@ -69,7 +70,8 @@ class CalibrationResult:
         model: computes what the original does; scales are folded in where the method has any.
         plan: as given, with `inputs` as that model's layers see them.
         statistics: of the original, before folding; lasts as long as the folder it is in.
-        report: JSON: where the pictures come from, their digest, what was read and folded, seconds of each stage.
+        report: JSON: where the pictures come from, their digest, what was read and folded, seconds of each stage;
+            `thoughts_by` is the scheme of the decoder that wrote the thoughts.
     """
 
     model: Model
@@ -94,7 +96,7 @@ def calibrate(
         method: "awq" scales the inputs of int4 layers, "smoothquant" those of w8a8 layers, "gptq" wants X^T X of the
             layers that are rounded its way, "nearest" leaves all as it is.
         folder: for statistics; made, and to be kept as long as the plan is used.
-        reference: the original as an fp32 bundle, which writes the thoughts; None reads reasoning prompts without.
+        reference: a bundle of the original, which writes the thoughts; None reads reasoning prompts without.
 
     Raises:
         DataError, ImageError: a picture has become unreadable since it was chosen.
@@ -114,6 +116,7 @@ class _Calibration:
     plan: Plan
     folder: Path
     options: CalibrationOptions
+    _thinker: str | None = None
     _seconds: dict[str, float] = field(default_factory=dict)
     _tokens: dict[str, int] = field(default_factory=dict)
 
@@ -125,6 +128,7 @@ class _Calibration:
         if reference is not None:
             with self._stage("thoughts", len(chosen)) as step:
                 thoughts = think(reference, chosen, max_new_tokens=options.thought_tokens, step=step)
+            self._thinker = Bundle.open(reference).manifest["precision"]["decoder"]
         statistics, scratch = self.folder / "statistics", self.folder / "scratch"
         for path in (statistics, scratch):
             path.mkdir(parents=True)
@@ -163,6 +167,7 @@ class _Calibration:
             "pictures": len(chosen),
             "classes": len({picture.label for picture in chosen}),
             "unreadable": list(self.pictures.unreadable),
+            "thoughts_by": self._thinker,
             **self._tokens,
             "method": method,
             "scaled_matrices": len(scales),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fgr_edge.calibrate.statistics import Statistics, StatisticsWriter
+from fgr_edge.errors import EngineError
 
 
 def documents(count: int = 6, columns: int = 5) -> list[np.ndarray]:
@@ -55,6 +57,14 @@ def test_matrices_of_one_input_share_files_and_others_have_their_own(tmp_path: P
     down = Statistics.open(tmp_path).inputs("down")
     assert down is not None and down.abs_mean.tolist() == [2, 2] and down.gram is None
     assert statistics.inputs("lm_head") is None and statistics.rows["down"] == 4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_inputs_that_are_no_numbers_are_refused_with_the_layer(tmp_path: Path, bad: float) -> None:
+    given = documents()
+    given[3][2, 1] = bad
+    with pytest.raises(EngineError, match=r"inputs of gate are NaN or infinite .*checkpoint's weights"):
+        gathered(tmp_path, given)
 
 
 def test_dividing_gives_the_statistics_of_the_divided_inputs(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_the_report_says_what_was_read(tiny_models: TinyModels, tmp_path: Path) 
     assert report["sha256"] == chosen(tmp_path).sha256 and report["unreadable"] == []
     assert report["method"] == "awq" and set(report["seconds"]) == {"thoughts", "pictures", "texts", "scales"}
     assert report["thought_tokens"] > 0 == without["thought_tokens"]
+    assert report["thoughts_by"] == "fp32" and without["thoughts_by"] is None
     assert report["read_tokens"] == without["read_tokens"] + report["thought_tokens"]
     assert set(without["seconds"]) == {"pictures", "texts"}
 
