@@ -216,7 +216,9 @@ class _Export:
             return shop.model, plan, None
         options = CalibrationOptions(self.config.image_size, quiet=self.config.quiet)
         folder = shop.folder / "statistics"
-        found = calibrate(shop.model, pictures, plan, self.precision.method, folder, shop.original, options)
+        # The proof opens the original in any case; without it, a large model never has to be in memory as float32.
+        thinker = shop.original if self.config.proof else shop.thinker
+        found = calibrate(shop.model, pictures, plan, self.precision.method, folder, thinker, options)
         return found.model, found.plan, found.report
 
     def _candidate(

@@ -13,11 +13,14 @@ from pathlib import Path
 from fgr_edge.calibrate.plan import Plan
 from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.export.assembly import BundleOptions, write_bundle
+from fgr_edge.export.graphs.decoder import decoder_weights
+from fgr_edge.export.graphs.vision import vision_weights
 from fgr_edge.export.model import Model
 from fgr_edge.export.targets import TARGETS, Target
 from fgr_edge.runtime.manifest import MANIFEST, Manifest, read_manifest
 
 ORIGINAL = Plan.uniform(SCHEMES["fp32"])
+THINKER_BYTES = 4 * 2**30  # of float32 weights; ONNX Runtime has them in memory up to twice while it opens them
 
 
 class Workshop:
@@ -36,6 +39,7 @@ class Workshop:
         self.target = target
         self._options = options
         self._original: Path | None = None
+        self._thinker: Path | None = None
         self._candidates = 0
 
     @property
@@ -46,6 +50,19 @@ class Workshop:
                 self.model, TARGETS["cpu"], ORIGINAL, self.folder / "original", self._titled("original")
             )
         return self._original
+
+    @property
+    def thinker(self) -> Path:
+        """What writes thoughts to calibrate on: the original, in int8 where float32 would take too much memory."""
+        dims = self.model.decoder_dims, self.model.vision_dims
+        if 4 * (decoder_weights(dims[0]) + vision_weights(dims[1])) <= THINKER_BYTES:
+            return self.original
+        if self._thinker is None:
+            plan = Plan.uniform(SCHEMES["int8"])
+            self._thinker = write_bundle(
+                self.model, TARGETS["cpu"], plan, self.folder / "thinker", self._titled("thinker")
+            )
+        return self._thinker
 
     def write(self, model: Model, plan: Plan) -> Path:
         """Write a candidate: `model` computes what the original does, perhaps with other scales."""
