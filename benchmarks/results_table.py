@@ -9,6 +9,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     labels_short  of these, what the float32 nano costs at 81, 1,000 and 10,000 labels
     confidence  results of nano_confidence.py, `nano_confidence*.json`, before and after calibration
     outliers    results of outliers.py, `outliers_*.json`, scores fitted on val
+    schemes     results of schemes.py, `schemes_*.json`, one row a checkpoint and scheme
     cold_start  result of cold_start.py, `cold_start.json`
     export_3b   result of export_3b.py, `export_3b.json`
     machine     what they were measured on
@@ -80,6 +81,25 @@ def _first_token(peer: Mapping[str, Any] | None) -> str:
 def _share(peer: Mapping[str, Any] | None) -> str:
     share = None if peer is None else peer["roofline_share"]
     return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def schemes(results: Results) -> str:
+    """What each scheme takes of memory and of time."""
+    rows = [
+        [
+            f"{document['checkpoint']}: {name}",
+            cell(row["bytes_per_weight"], 2),
+            _times(row, "decode_tokens_per_s", "decode_ratio"),
+            _share(row),
+            cell(row["stages_ms"]["vision"]["p50"]),
+            cell(row["stages_ms"]["prefill"]["p50"]),
+        ]
+        for title, document in results.items()
+        if title.startswith("schemes_")
+        for name, row in document["schemes"].items()
+    ]
+    head = ["scheme of all layers", "bytes / weight", "decode, tokens/s", "of the read bandwidth"]
+    return markdown([*head, "vision, ms", "prefill, ms"], rows)
 
 
 def cold_start(results: Results) -> str:
@@ -247,6 +267,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "labels_short": labels_short,
     "confidence": confidence,
     "outliers": outliers,
+    "schemes": schemes,
     "cold_start": cold_start,
     "export_3b": export_3b,
     "machine": machine,

@@ -95,7 +95,7 @@ def _cholesky(gram: npt.NDArray[np.float64], mean: float) -> npt.NDArray[np.floa
     for damping in DAMPING:
         np.fill_diagonal(gram, diagonal + damping * mean)
         try:
-            return np.linalg.cholesky(gram)
+            return np.asarray(np.linalg.cholesky(gram), np.float64)
         except np.linalg.LinAlgError:
             continue
     raise EngineError(

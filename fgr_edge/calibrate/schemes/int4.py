@@ -47,14 +47,15 @@ def symmetric(blocks: Floats) -> tuple[Floats, Bytes]:
     The scale is negative where that weight is positive.
     """
     low, high = _extremes(blocks)
-    extreme = np.where(high > -low, high, low)
+    extreme: Floats = np.where(high > -low, high, low)
     return extreme / np.float32(-ZERO_POINT), _middle(extreme)
 
 
 def positive(blocks: Floats) -> tuple[Floats, Bytes]:
     """The largest magnitude is seven steps from zero to either side; level 0 is not used."""
     low, high = _extremes(blocks)
-    return np.maximum(high, -low) / np.float32(TOP - ZERO_POINT), _middle(high)
+    largest: Floats = np.maximum(high, -low)
+    return largest / np.float32(TOP - ZERO_POINT), _middle(high)
 
 
 def _extremes(blocks: Floats) -> tuple[Floats, Floats]:

@@ -23,9 +23,10 @@ def migration_scale(weight: Floats, inputs: Floats, alpha: float = ALPHA) -> Flo
         alpha: 0 leaves all range to the inputs, 1 moves all of it into the weight.
     """
     scale = _floored(inputs) ** alpha / _floored(weight) ** (1 - alpha)
-    return (scale / np.exp(np.log(scale).mean())).astype(np.float32)
+    return np.asarray(scale / np.exp(np.log(scale).mean()), np.float32)
 
 
 def _floored(magnitude: Floats) -> Floats:
     largest = max(float(magnitude.max()), float(np.finfo(np.float32).tiny) / _SMALLEST)
-    return np.maximum(magnitude, np.float32(largest * _SMALLEST))
+    floored: Floats = np.maximum(magnitude, np.float32(largest * _SMALLEST))
+    return floored

@@ -30,7 +30,7 @@ class OnnxRuntimeDialect:
     Args:
         plan: which scheme each linear layer gets.
         cache_dtype: of the KV cache; CUDA's GroupQueryAttention takes float16 only, and casts stand around it.
-        bfloat16_products: whether the provider multiplies bfloat16; the CPU's does not, its weights are cast at loading.
+        bfloat16_products: whether the provider multiplies bfloat16; the CPU's does not, weights are cast at loading.
         tree_attention: whether GroupQueryAttention takes a mask and rotary rows; the CPU's does, CUDA's refuses them.
     """
 

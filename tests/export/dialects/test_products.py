@@ -60,15 +60,15 @@ def layer(folder: Path, scheme: Scheme, weight: Floats, x: Floats, bias: Floats 
 def bound(scheme: Scheme, x: Floats, weight: Floats) -> Floats:
     """Largest error [S, N] that rounding the inputs [S, K] to their nearest level can make, and float32 on top."""
     magnitude = np.abs(weight)
-    error = FLOAT_ERROR * (np.abs(x) @ magnitude.T)
+    error: Floats = FLOAT_ERROR * (np.abs(x) @ magnitude.T)
     if isinstance(scheme, Plain):
         return error * (1 if scheme.dtype != "float16" else 150)  # an engine may round inputs to float16, too
     if isinstance(scheme, BlockWeights):
         size = scheme.block_size or BLOCK_SIZE
         half_steps = np.abs(blocked(x, size)).max(axis=2) / 127 / 2
-        return error + 1.01 * half_steps @ blocked(magnitude, size).sum(axis=2).T
+        return np.asarray(error + 1.01 * half_steps @ blocked(magnitude, size).sum(axis=2).T)
     step = (max(x.max(), 0) - min(x.min(), 0)) / 255
-    return error + 1.01 * step / 2 * magnitude.sum(axis=1)
+    return np.asarray(error + 1.01 * step / 2 * magnitude.sum(axis=1))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
