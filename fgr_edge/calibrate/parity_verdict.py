@@ -80,6 +80,11 @@ def _found(parity: Parity, worst: Accuracy, bound: float | None) -> list[str]:
             f"ruled out (95 %); the bound is {100 * bound:.3g}. More pictures narrow this."
         )
     found.append(_flips(worst))
+    if any(row["kept"] is not None for row in parity["sensitivity"]):
+        found.append(
+            "How many layers are kept at a higher precision was decided on these same pictures: on others the loss may "
+            "be larger."
+        )
     for measure in parity["stages"]:
         if measure["within"] is False:
             where = measure["stage"] + (f" ({measure['mode']})" if measure["mode"] else "")

@@ -80,5 +80,13 @@ def test_the_first_stage_out_of_bounds_is_named_and_what_follows_from_it_is_not(
     assert len(found) == 1 and found[0].startswith("image_embeds: relative_error reaches 0.7")
 
 
+def test_layers_that_were_kept_by_these_pictures_are_said_to_be() -> None:
+    document = parity(pictures=100, lost=0, gained=0)
+    document["sensitivity"] = [{"unit": "decoder.0", "error": 0.1, "kept": None}]
+    assert not any("these same pictures" in sentence for sentence in verdict(document, 0.01)["found"])
+    document["sensitivity"][0]["kept"] = "int8"
+    assert any("these same pictures" in sentence for sentence in verdict(document, 0.01)["found"])
+
+
 def test_points_are_signed_and_never_minus_zero() -> None:
     assert [points(share) for share in (-0.001, 0.0123, -0.0004, 0.0)] == ["-0.1", "+1.2", "0.0", "0.0"]
