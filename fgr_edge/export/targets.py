@@ -28,12 +28,20 @@ class Target:
     schemes: tuple[str, ...]
 
 
+_WEIGHTS_ONLY = ("fp32", "fp16", "bf16", "int8", "int8-channel", "int4-32", "int4-128")
+
+
+def _cuda(plan: Plan) -> Dialect:
+    # CUDA's GroupQueryAttention has float16 and bfloat16 kernels only: the cache is float16. It takes no mask.
+    return OnnxRuntimeDialect(plan, "float16", bfloat16_products=True, tree_attention=False)
+
+
 TARGETS = {
     target.name: target
     for target in (
-        Target("cpu", lambda plan: OnnxRuntimeDialect(plan, "float32"), ("fp32", "int8")),
-        # CUDA's GroupQueryAttention has float16 and bfloat16 kernels only: the cache is float16. It takes no mask.
-        Target("cuda", lambda plan: OnnxRuntimeDialect(plan, "float16", tree_attention=False), ("fp32", "int8")),
+        Target("cpu", OnnxRuntimeDialect, (*_WEIGHTS_ONLY, "w8a8")),
+        # DynamicQuantizeMatMul has no CUDA kernel.
+        Target("cuda", _cuda, _WEIGHTS_ONLY),
         # Graphs only: engines are built where they run. What a GPU's generation lacks is in `gpus`.
         Target("tensorrt", StandardDialect, tuple(SCHEMES)),
         Target("tensorrt-rtx", StandardDialect, tuple(SCHEMES)),
