@@ -61,36 +61,42 @@ class CalibrationPass:
     def see(self, pictures: Sequence[Path], image: ImageConfig, step: Step) -> list[ImageEmbeds]:
         """Run the vision tower; `step` is called with the blocks that one more picture has passed."""
         dims = self.model.vision_dims
+        seen = [_Seen() for _ in pictures]
         waiting = _Waiting(self.scratch)
-        grids: list[tuple[int, int]] = []
-        seen: list[dict[str, Floats]] = [{} for _ in pictures]
-
-        def run(blocks: range) -> None:
-            def build(folder: Path, dialect: TappingDialect) -> None:
-                build_vision(folder, dims, self.model.vision, dialect, _no_step, span=blocks)
-
-            with self._opened("vision", build) as (session, taps):
-                for number, path in enumerate(pictures):
-                    if blocks.start == 0:
-                        patches = preprocess(load_image(path), image)
-                        grids.append(patches.grid[1:])
-                        given = {"patches": patches.pixels}
-                    else:
-                        given = {"hidden_in": waiting.get(number)}
-                    tables = grid_tables(settings.vision_spec(dims), *grids[number])
-                    given |= {name: table for name, table in tables.items() if name in session.input_names}
-                    outputs = session.run(given)
-                    self._record(number, len(pictures), taps, outputs)
-                    if "hidden" in outputs:
-                        waiting.put(number, outputs["hidden"])
-                    seen[number] |= {k: v for k, v in outputs.items() if k.startswith(("image_embeds", "deepstack."))}
-                    step(len(blocks))
-
         for blocks in _spans(dims.depth, vision_weights(dims) // dims.depth, self.span_weights):
-            run(blocks)
+            self._see_with(blocks, pictures, image, seen, waiting, step)
             self.writer.flush()
         waiting.clear()
-        return [_embeds(outputs, grid, dims.merge_size) for outputs, grid in zip(seen, grids, strict=True)]
+        return [picture.embeds(dims.merge_size) for picture in seen]
+
+    def _see_with(
+        self,
+        blocks: range,
+        pictures: Sequence[Path],
+        image: ImageConfig,
+        seen: Sequence[_Seen],
+        waiting: _Waiting,
+        step: Step,
+    ) -> None:
+        dims, weights = self.model.vision_dims, self.model.vision
+        with self._opened(
+            "vision", lambda folder, dialect: build_vision(folder, dims, weights, dialect, _no_step, span=blocks)
+        ) as (session, taps):
+            for number, path in enumerate(pictures):
+                if blocks.start == 0:
+                    patches = preprocess(load_image(path), image)
+                    seen[number].grid = patches.grid[1:]
+                    given = {"patches": patches.pixels}
+                else:
+                    given = {"hidden_in": waiting.get(number)}
+                tables = grid_tables(settings.vision_spec(dims), *seen[number].grid)
+                given |= {name: table for name, table in tables.items() if name in session.input_names}
+                outputs = session.run(given)
+                self._record(number, len(pictures), taps, outputs)
+                if "hidden" in outputs:
+                    waiting.put(number, outputs["hidden"])
+                seen[number].keep(outputs)
+                step(len(blocks))
 
     def read(self, texts: Sequence[Sequence[Call]], step: Step) -> None:
         """Run the decoder over the calls of each picture; `step` is called with the layers that one more has passed.
@@ -98,37 +104,36 @@ class CalibrationPass:
         The head itself is not run: its input is what the last span gives.
         """
         dims = self.model.decoder_dims
-        waiting = _Waiting(self.scratch)
-        tables = _Tables(self.model)
-        head, most = self.model.head, max(map(len, texts))
-        documents = most * len(texts)
-
-        def run(layers: range) -> None:
-            def build(folder: Path, dialect: TappingDialect) -> None:
-                build_decoder(folder, dims, self.model.decoder, None, dialect, _no_step, span=layers)
-
-            with self._opened("decoder", build) as (session, taps):
-                for number, calls in enumerate(texts):
-                    past = tables.empty_cache(layers, calls)
-                    for place, call in enumerate(calls):
-                        document = number * most + place
-                        embeds = call.embeds if layers.start == 0 else waiting.get(document)
-                        given = tables.inputs(call, embeds, layers) | past
-                        outputs = session.run({name: given[name] for name in session.input_names})
-                        past = {name: outputs[name.replace("past", "present")] for name in past}
-                        self._record(document, documents, taps, outputs)
-                        if layers.stop < dims.layers:
-                            waiting.put(document, outputs["hidden"][0])
-                        else:
-                            self.writer.add(
-                                document, documents, [head.name], outputs["hidden"][0], gram=self.grams(head)
-                            )
-                    step(len(layers))
-
+        waiting, tables = _Waiting(self.scratch), _Tables(self.model)
         for layers in _spans(dims.layers, decoder_weights(dims) // dims.layers, self.span_weights):
-            run(layers)
+            self._read_with(layers, texts, tables, waiting, step)
             self.writer.flush()
         waiting.clear()
+
+    def _read_with(
+        self, layers: range, texts: Sequence[Sequence[Call]], tables: _Tables, waiting: _Waiting, step: Step
+    ) -> None:
+        dims, weights, head = self.model.decoder_dims, self.model.decoder, self.model.head
+        most = max(map(len, texts))
+        documents = most * len(texts)
+        with self._opened(
+            "decoder",
+            lambda folder, dialect: build_decoder(folder, dims, weights, None, dialect, _no_step, span=layers),
+        ) as (session, taps):
+            for number, calls in enumerate(texts):
+                past = tables.empty_cache(layers, calls)
+                for document, call in enumerate(calls, start=number * most):
+                    embeds = call.embeds if layers.start == 0 else waiting.get(document)
+                    given = tables.inputs(call, embeds, layers) | past
+                    outputs = session.run({name: given[name] for name in session.input_names})
+                    past = {name: outputs[name.replace("past", "present")] for name in past}
+                    self._record(document, documents, taps, outputs)
+                    hidden = outputs["hidden"][0]
+                    if layers.stop < dims.layers:
+                        waiting.put(document, hidden)
+                    else:
+                        self.writer.add(document, documents, [head.name], hidden, gram=self.grams(head))
+                step(len(layers))
 
     def _record(self, document: int, of: int, taps: Sequence[Tap], outputs: Mapping[str, Array]) -> None:
         for tap in taps:
@@ -149,6 +154,21 @@ class CalibrationPass:
             yield OnnxRuntimeSession(folder / f"{name}.onnx"), dialect.taps
         finally:
             shutil.rmtree(folder)
+
+
+class _Seen:
+    """What the vision tower gives of one picture, as its spans give it."""
+
+    def __init__(self) -> None:
+        self.grid = (0, 0)  # of patches
+        self._outputs: dict[str, Floats] = {}
+
+    def keep(self, outputs: Mapping[str, Array]) -> None:
+        self._outputs |= {name: x for name, x in outputs.items() if name.startswith(("image_embeds", "deepstack."))}
+
+    def embeds(self, merge: int) -> ImageEmbeds:
+        deepstack = tuple(self._outputs[f"deepstack.{i}"] for i in range(len(self._outputs) - 1))
+        return ImageEmbeds(self._outputs["image_embeds"], deepstack, (self.grid[0] // merge, self.grid[1] // merge))
 
 
 class _Waiting:
@@ -207,11 +227,6 @@ class _Tables:
 def _spans(layers: int, layer_weights: int, span_weights: int) -> list[range]:
     length = max(1, span_weights // layer_weights)
     return [range(start, min(start + length, layers)) for start in range(0, layers, length)]
-
-
-def _embeds(outputs: Mapping[str, Floats], grid: tuple[int, int], merge: int) -> ImageEmbeds:
-    deepstack = tuple(outputs[f"deepstack.{i}"] for i in range(len(outputs) - 1))
-    return ImageEmbeds(outputs["image_embeds"], deepstack, (grid[0] // merge, grid[1] // merge))
 
 
 def _no_step(_: int) -> None:
