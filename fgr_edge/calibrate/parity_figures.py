@@ -55,9 +55,7 @@ def reliability(accuracy: Accuracy) -> str:
 def sensitivity(rows: Sequence[Sensitivity]) -> str:
     """A bar for each unit, the most sensitive on top; kept ones in another colour."""
     shown = rows[:MOST_UNITS]
-    figure, axes = figures.new_axes(
-        "KL of the class probabilities when only this unit is quantized, nats", "", height_in=1.1 + 0.22 * len(shown)
-    )
+    figure, axes = figures.new_axes("KL of the class probabilities, nats", "", height_in=1.1 + 0.22 * len(shown))
     places = range(len(shown))
     colours = ["#b45309" if row["kept"] else "#184278" for row in shown]
     axes.barh(places, [row["error"] for row in shown], color=colours, height=0.7)

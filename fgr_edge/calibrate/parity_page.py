@@ -199,7 +199,8 @@ def _sensitivity(parity: Parity) -> str:
         ("unit", "error", "kept"), [(row["unit"], f"{row['error']:.3g}", row["kept"] or "") for row in rows], 1
     )
     return (
-        f"<h2>Sensitivity of the units</h2><p>{escape(text)}.</p><figure>{figure}</figure>"
+        f"<h2>Sensitivity of the units</h2><p>{escape(text)}.</p><figure>{figure}<figcaption>How far the "
+        "class probabilities are from the original's when only this unit is quantized.</figcaption></figure>"
         f"<details><summary>all {len(rows)} units</summary>{table}</details>"
     )
 
