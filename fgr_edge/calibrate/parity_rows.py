@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from fgr_edge.calibrate.parity_document import Accuracy, Measure, Parity
 from fgr_edge.calibrate.parity_verdict import points
@@ -105,7 +105,7 @@ def fact_rows(parity: Parity) -> list[tuple[str, str]]:
         ("labels", f"{data['labels']}, SHA-256 {data['labels_sha256']}"),
         (
             "calibrated on",
-            "nothing" if calibration is None else ", ".join(f"{key} {value}" for key, value in calibration.items()),
+            "nothing" if calibration is None else ", ".join(_plain(calibration)),
         ),
         ("checkpoint", parity["bundle"]["checkpoint_digest"] or "unknown"),
         ("graphs and weights, SHA-256", parity["bundle"]["graphs_sha256"]),
@@ -113,6 +113,13 @@ def fact_rows(parity: Parity) -> list[tuple[str, str]]:
         ("versions", f"Python {machine['python']}, {versions}"),
     ]
     return rows
+
+
+def _plain(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Facts that a line can hold; lists and tables stay in the document."""
+    for key, value in facts.items():
+        if isinstance(value, (str, int, float)):
+            yield f"{key.replace('_', ' ')} {value}"
 
 
 def _share(share: Share) -> str:

@@ -11,6 +11,7 @@ from fgr_edge.errors import ParityError
 
 _ROUNDING = 1e-9
 _LOW_BITS = ("int4", "fp8", "w8a8")
+_OTHER_METHOD = {"awq": "gptq", "gptq": "awq"}
 
 
 def undecided() -> Verdict:
@@ -111,9 +112,14 @@ def _advice(parity: Parity, worst: Accuracy, bound: float) -> list[str]:
     precision = parity["bundle"]["precision"]
     names = {precision.get(part, "") for part in ("vision", "decoder", "head")}
     pictures = parity["data"]["pictures"]
+    method = (parity["calibration"] or {}).get("method", "nearest")
     advice = []
-    if parity["calibration"] is None or not parity["data"]["users"]:
-        advice.append("calibrate on your own photographs (--calib)")
+    if not parity["data"]["users"]:
+        advice.append("your own photographs, to calibrate and to measure on (--calib)")
+    if method == "nearest" and any(name.startswith("int4") for name in names):
+        advice.append("a method that looks at photographs (--method awq or gptq, with --calib)")
+    elif method in _OTHER_METHOD:
+        advice.append(f"another method (--method {_OTHER_METHOD[method]})")
     if any(name.startswith(_LOW_BITS) for name in names):
         advice.append("a higher precision (--precision int8, or fp16 where the target has it)")
     else:

@@ -54,8 +54,9 @@ def test_drawn_birds_are_said_to_prove_little() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"calibration": {"source": "photographs"}}, "a higher precision (--precision int8"),
-        ({}, "calibrate on your own photographs (--calib)"),
+        ({}, "a higher precision (--precision int8"),
+        ({}, "--method awq or gptq, with --calib"),
+        ({"calibration": {"source": "photographs", "method": "awq"}}, "another method (--method gptq)"),
         ({"sensitivity": [{"unit": "vision.merger", "error": 0.1, "kept": None}]}, "vision.merger"),
     ],
 )
