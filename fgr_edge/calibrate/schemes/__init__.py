@@ -1,4 +1,8 @@
-"""Quantization schemes by name, one file each."""
+"""Quantization schemes by name, one file each.
+
+int4 has zero points: four bits a block, where the engine takes them (TensorRT does not). On models/nano the
+divergence from the original was a third smaller with them, blocks of 128, GPTQ (0.0050 and 0.0074 nats).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ SCHEMES: dict[str, Scheme] = {
         Plain("bf16", "bfloat16"),
         BlockWeights("int8", 8, 128),
         BlockWeights("int8-channel", 8, None),
-        BlockWeights("int4-32", 4, 32),
-        BlockWeights("int4-128", 4, 128),
+        BlockWeights("int4-32", 4, 32, asymmetric=True),
+        BlockWeights("int4-128", 4, 128, asymmetric=True),
         WeightsAndInputs("w8a8", "int8"),
         WeightsAndInputs("fp8", "fp8"),
     )

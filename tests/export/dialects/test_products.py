@@ -27,7 +27,6 @@ from fgr_edge.export.weights import Matrix
 Floats = np.ndarray
 EXTRA = {
     "int4-32-symmetric": BlockWeights("int4-32-symmetric", 4, 32),
-    "int4-32-asymmetric": BlockWeights("int4-32-asymmetric", 4, 32, asymmetric=True),
     "int4-64-gptq": BlockWeights("int4-64-gptq", 4, 64, asymmetric=True, rounding="gptq"),
 }
 ALL: dict[str, Scheme] = {name: scheme for name, scheme in SCHEMES.items() if name != "fp8"} | EXTRA
@@ -95,7 +94,7 @@ def test_a_sequence_without_bias_gives_the_same_rows(name: str, tmp_path: Path) 
     assert np.all(np.abs(found[0] - x[0] @ restored.T) <= bound(ALL[name], x[0], restored))
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8-channel", "int4-32-asymmetric", "int4-64-gptq", "w8a8"])
+@pytest.mark.parametrize("name", ["fp16", "int8-channel", "int4-32-symmetric", "int4-64-gptq", "w8a8"])
 def test_a_weight_that_streams_in_chunks_is_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
