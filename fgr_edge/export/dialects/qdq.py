@@ -82,7 +82,9 @@ def rounded_inputs(
     kind, largest = _INPUTS[scheme.kind]
     value = _stored(np.asarray(inputs.abs_max.max() / np.float32(largest)), working)
     scale = g.constant(value.astype(KINDS[working].numpy()), f"{weight.name}.input_scale")
-    return g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale, output_dtype=kind), scale)
+    # The zero point says the type: what every version of TensorRT's parser reads.
+    zero = g.constant(np.zeros((), kind.numpy()), f"zero_{scheme.kind}")
+    return g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale, zero), scale, zero)
 
 
 def weight_value(
@@ -96,9 +98,11 @@ def weight_value(
     shape = (weight.padded_rows, _columns(weight, scheme))
     if isinstance(scheme, Plain):
         return g.weight(weight.name, shape, KINDS[working], _plain(weight, working))
-    per_row = isinstance(scheme, WeightsAndInputs) or scheme.block_size is None
-    blocks = 1 if per_row else shape[1] // column_multiple(scheme)
     kind = _kind(scheme)
+    in_blocks = isinstance(scheme, BlockWeights) and scheme.block_size is not None
+    blocks = shape[1] // column_multiple(scheme) if in_blocks else 1
+    # TensorRT-RTX 1.7.1 stumbles over int8 in one block a row, which is a scale a row.
+    per_row = blocks == 1 and kind != ir.DataType.INT4
     scales: list[npt.NDArray[Any]] = []
 
     def packed() -> Iterator[Bytes]:

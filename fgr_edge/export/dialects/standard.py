@@ -1,7 +1,8 @@
 """ONNX's own operators, opset 24: what TensorRT 10.16 and later compile, ONNX Runtime's CPU being their reference.
 
 The KV cache is written in place by TensorScatter; Attention reads all of it under an explicit mask, which hides the
-slots not yet written. Every type is stated, quantized layers are explicit QuantizeLinear/DequantizeLinear pairs (see
+slots not yet written. TensorRT wants its length to be a number: `cache_length` is a named dimension, which whoever
+builds an engine sets. Every type is stated, quantized layers are explicit QuantizeLinear/DequantizeLinear pairs (see
 `qdq.py`): an engine that takes types as they are (TensorRT 11 knows no other way) has nothing left to choose.
 """
 
