@@ -50,6 +50,13 @@ class SoupMethod(str, Enum):
     greedy = "greedy"
 
 
+class Device(str, Enum):
+    """Where ONNX Runtime runs the graphs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class CalibratedMode(str, Enum):
     """Which modes to calibrate."""
 
@@ -164,6 +171,7 @@ def verify(
         ),
     ] = None,
     images: Annotated[Optional[Path], typer.Option(help="Folder that the paths of a list start from.")] = None,  # noqa: UP045
+    device: Annotated[Optional[Device], typer.Option(help="Run elsewhere than on the bundle's target.")] = None,  # noqa: UP045
     threads: Annotated[Optional[int], typer.Option(help="Threads of one operator.", min=1)] = None,  # noqa: UP045
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -172,7 +180,9 @@ def verify(
     from fgr_edge.calibrate.verify_report import table
     from fgr_edge.export.progress import progress_bar
 
-    report = run(bundle, data, progress_bar, images=images, threads=threads)
+    report = run(
+        bundle, data, progress_bar, images=images, device=None if device is None else device.value, threads=threads
+    )
     if json:
         _print_json(report)
     else:

@@ -20,15 +20,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from fgr_edge.calibrate.golden_bounds import SAME_SESSION, error_of, kind_of
-from fgr_edge.calibrate.golden_run import GREEDY_TOKENS, OBSERVED, Arrays, GoldenInputs, GoldenRun
+from fgr_edge.calibrate.golden_run import OBSERVED, Arrays, GoldenInputs, GoldenRun
 from fgr_edge.calibrate.tensor_digests import TensorDigests, TensorPlace
 from fgr_edge.data.aviary import HELD_OUT_SEEDS, NAMES, species_named
 from fgr_edge.data.aviary_drawing import draw
-from fgr_edge.errors import BundleError
+from fgr_edge.errors import BundleError, EngineError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.bundle_amendment import BundleAmendment
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.sessions.onnxruntime import Device
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class Golden:
 
     Attributes:
         inputs: of every run.
-        original, bundle: outputs by stage and name; the host's stages are the original's alone.
+        original, bundle: outputs by stage and name; the host's stages are the original's alone, and so are all where
+            the exporting machine could not run the bundle.
         jitter: error by "stage/name" of the bundle against itself, with a nudge to the pixels in the last bits.
         tensors: of every stored tensor; empty where the exporter gave no table.
     """
@@ -125,15 +127,20 @@ def make_golden(
         tensors: where its tensors lie (`export.tensor_places`).
         threads: of one operator; None takes one per core.
 
+    A bundle that only another engine can run (bfloat16, on a CPU) gets the original's outputs alone.
+
     Raises:
-        BundleError, EngineError: one of them cannot be opened or run.
+        BundleError, EngineError: the reference cannot be opened or run, or the bundle is damaged.
     """
     start = time.perf_counter()
     opened = Bundle.open(bundle)
     original, inputs = _original(reference, _labels(opened), threads)
-    outputs, jitter = _own(bundle, inputs, threads)
-    for stage in HOST_STAGES:
-        del outputs[stage]
+    outputs: dict[str, Arrays] = {}
+    jitter: dict[str, float] = {}
+    try:
+        outputs, jitter = _own(bundle, inputs, threads)
+    except EngineError as error:
+        log.warning("%s will be verified against the original alone: it cannot run here (%s)", bundle, error)
     golden = Golden(inputs, original, outputs, jitter, TensorDigests.of(opened, tensors))
     log.info("golden outputs of %s in %.1f s", bundle, time.perf_counter() - start)
     return golden.to_arrays()
@@ -156,24 +163,28 @@ def golden_pictures() -> tuple[bytes, bytes]:
     return _png(wide), _png(high)
 
 
-def open_for_golden(bundle: Path, labels: Sequence[str], *, threads: int | None = None) -> Recognizer:
+def open_for_golden(
+    bundle: Path, labels: Sequence[str], device: Device | None = None, threads: int | None = None
+) -> Recognizer:
     """The recognizer that a golden run takes: with the golden labels instead of the bundle's own."""
-    return Recognizer(bundle, LabelSet.from_names(labels), threads=threads)
+    return Recognizer(bundle, LabelSet.from_names(labels), device=device, threads=threads)
 
 
 def _original(reference: Path, labels: tuple[str, ...], threads: int | None) -> tuple[dict[str, Arrays], GoldenInputs]:
     """The original's outputs along its own greedy tokens."""
-    recognizer = Recognizer(reference, LabelSet.from_names(labels), device="cpu", threads=threads)
+    recognizer = open_for_golden(reference, labels, "cpu", threads)
     vocabulary = recognizer.bundle.manifest["decoder"]["vocab"]
     spread = tuple(np.linspace(0, vocabulary - 1, CONTINUED_TOKENS).astype(int).tolist())
     unchosen = GoldenInputs(golden_pictures(), spread, spread, labels)
-    tokens = _outputs(GoldenRun(recognizer, unchosen))["generation"]["tokens"]
-    inputs = replace(unchosen, greedy=tuple(tokens[: min(CONTINUED_TOKENS, GREEDY_TOKENS)].tolist()))
+    run = GoldenRun(recognizer, unchosen)
+    for stage in ("preprocessing", "vision", "prompt", "rotary"):
+        OBSERVED[stage](run)
+    inputs = replace(unchosen, greedy=tuple(run.generation()["tokens"][:CONTINUED_TOKENS].tolist()))
     return _stored(_outputs(GoldenRun(recognizer, inputs))), inputs
 
 
 def _own(bundle: Path, inputs: GoldenInputs, threads: int | None) -> tuple[dict[str, Arrays], dict[str, float]]:
-    recognizer = Recognizer(bundle, LabelSet.from_names(inputs.labels), device="cpu", threads=threads)
+    recognizer = open_for_golden(bundle, inputs.labels, "cpu", threads)
     outputs = _stored(_outputs(GoldenRun(recognizer, inputs)))
     nudged = _stored(_outputs(GoldenRun(recognizer, inputs, nudge=NUDGE)))
     jitter = {
@@ -182,7 +193,7 @@ def _own(bundle: Path, inputs: GoldenInputs, threads: int | None) -> tuple[dict[
         for key, value in keys.items()
         if kind_of(key) in ("features", "log_probs")
     }
-    return outputs, jitter
+    return {stage: keys for stage, keys in outputs.items() if stage not in HOST_STAGES}, jitter
 
 
 def _outputs(run: GoldenRun) -> dict[str, Arrays]:

@@ -14,8 +14,8 @@ Measured on models/nano and on random models of both families (three decoder lay
   or without graph optimization. Where layers round their inputs (int8 and below), a nudge in the last bits moves the
   outcome by 0.010 to 0.047, as the kernels that do not round inputs do (accuracy_level 0: 0.011 to 0.063): how much
   depends on the model. It is therefore measured for each bundle when it is made, and 3 times that is allowed.
-- The original. Largest errors: fp16 0.0016 and bf16 0.018 (weights alone), int8 0.084, fp8 0.21 (weights alone), int4
-  0.73 (0.51 on nano, which is trained).
+- The original. Largest errors: fp16 0.0026, bf16 0.018 (weights alone), int8 0.084, w8a8 0.14, fp8 0.29, int4 0.87
+  (blocks of 128 to the nearest in every layer of a random model; 0.51 on nano, which is trained).
 - Faults. One layer's q, k and v in another order: 0.094 to 2.0 after prefill, 0.07 to 1.1 after vision. One token that
   attends to one stale slot too many: 0.06 to 0.63. The second picture behind the first one's KV: 0.83 to 1.0. A rotary
   base of 20,000 for 10,000 moves the table by more than 0.5.
@@ -39,15 +39,20 @@ TABLES = 1e-4  # absolute; cosines of positions up to some hundreds, whose frequ
 HALF_TABLES = 1e-3  # the same stored in float16
 
 # Of the bundle's own outputs: what another engine's kernels may change beyond the jitter measured. fp32 has DESIGN's
-# number for logits; half precisions some units of their last place, a few layers deep; int8 and int4 what is left when
-# both machines round the same inputs.
-_FLOOR = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 2e-2, "int4": 2e-2, "w8a8": 2e-2, "fp8": 5e-2}
+# number for logits; half precisions what rounding in every layer costs, three times as much as in the four layers
+# measured (errors add up as the square root of the depth: 36 layers); the others what is left when both machines round
+# the same inputs. A session that repeats itself is held to the same.
+_FLOOR = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 2e-2, "int4": 2e-2, "w8a8": 2e-2, "fp8": 5e-2}
 _HALF_CACHE = 1e-2  # KV in float16, whatever the weights are
+# Inputs rounded by scales that were fixed at export: a nudge in the last bits moves few of them, so that the jitter
+# says little, and an engine with half precision between the layers rounds them all otherwise. That costs about what
+# rounding them costs in the first place.
+_FIXED_SCALES = {"w8a8": 0.1, "fp8": 0.2}
 JITTERS = 3.0
 
-# Of the original's outputs: about three times what was measured, and for int4, where that would allow anything, what
-# still is nearer to the original than unrelated numbers are.
-_ORIGINAL = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 0.25, "int4": 0.9, "w8a8": 0.4, "fp8": 0.6}
+# Of the original's outputs: two to three times what was measured, for depth and for models less kind than these. For
+# int4 that would allow anything: 1.1 is still nearer to the original than unrelated numbers, and no more is claimed.
+_ORIGINAL = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 0.25, "int4": 1.1, "w8a8": 0.4, "fp8": 0.6}
 
 # A token may differ where its lead, in standard deviations of the logits, is within the bound on the two together. The
 # largest of many errors is about 4 times their RMS.
@@ -128,7 +133,7 @@ class Bounds:
         floor = self._floor(stage)
         if same is not None:
             return floor if key != "at_once.log_probs" else self._with_jitter(floor, *same)
-        own = self._with_jitter(floor, stage, key)
+        own = max(self._with_jitter(floor, stage, key), self._worst(_FIXED_SCALES, stage))
         return own if against == "bundle" else max(own, self._worst(_ORIGINAL, stage))
 
     def _with_jitter(self, floor: float, stage: str, key: str) -> float:
@@ -141,7 +146,7 @@ class Bounds:
     def _worst(self, table: Mapping[str, float], stage: str) -> float:
         """Of the parts that a stage runs through."""
         parts = ("vision",) if stage == "vision" else ("vision", "decoder", "head")
-        return max(table[self._schemes[part]] for part in parts if part in self._schemes)
+        return max(table.get(self._schemes[part], 0.0) for part in parts if part in self._schemes)
 
 
 def _scheme(name: str) -> str:

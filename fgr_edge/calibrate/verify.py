@@ -28,6 +28,7 @@ from fgr_edge.evaluate.evaluation import ProgressBar
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.manifest import read_manifest
 from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.sessions.onnxruntime import Device
 
 STAGES = ("files", "weights", "engine", *OBSERVED)
 NAMED_AT_MOST = 8  # tensors in a message
@@ -41,6 +42,7 @@ def verify(
     progress: ProgressBar,
     *,
     images: Path | None = None,
+    device: Device | None = None,
     threads: int | None = None,
 ) -> VerifyReport:
     """Verify a bundle.
@@ -50,6 +52,7 @@ def verify(
         data: labelled photographs (`data.labelled`), to repeat the accuracy on; None leaves it out.
         progress: shown for what takes longer.
         images: folder that the paths of a list start from.
+        device: where the engine runs; None takes the bundle's target.
         threads: of one operator; None takes one per core.
 
     Raises:
@@ -59,7 +62,7 @@ def verify(
     opened = Bundle(bundle, read_manifest(bundle))
     if GOLDEN not in opened:
         Golden.read(opened)  # says how to get them
-    stages = list(_stages(opened, progress, threads))
+    stages = list(_stages(opened, progress, device, threads))
     stages += [_stage(name, "skipped", 0.0) for name in STAGES[len(stages) :]]
     wrong = next((stage for stage in stages if stage["status"] == "failed"), None)
     report: VerifyReport = {
@@ -85,7 +88,7 @@ def verify(
     return report
 
 
-def _stages(opened: Bundle, progress: ProgressBar, threads: int | None) -> Iterator[StageReport]:
+def _stages(opened: Bundle, progress: ProgressBar, device: Device | None, threads: int | None) -> Iterator[StageReport]:
     """Reports of the stages, up to the one after which nothing can be run."""
     files = _files(opened, progress)
     yield files
@@ -102,7 +105,7 @@ def _stages(opened: Bundle, progress: ProgressBar, threads: int | None) -> Itera
     bounds = Bounds(opened.manifest["precision"], opened.manifest["decoder"]["cache_dtype"], golden.jitter)
     start = time.perf_counter()
     try:
-        recognizer = open_for_golden(opened.path, golden.inputs.labels, threads=threads)
+        recognizer = open_for_golden(opened.path, golden.inputs.labels, device, threads)
     except _REFUSED as error:
         yield _stage("engine", "failed", start, found=str(error))
         return
