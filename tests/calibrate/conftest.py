@@ -23,9 +23,11 @@ def golden_bundle(
 
     def bundle(model: str, precision: str) -> Path:
         if (model, precision) not in made:
-            exported = nano_bundle if model == "nano" else lambda kind: tiny_models.bundle(model, kind)
             folder = tmp_path_factory.mktemp("golden")
-            made[model, precision] = with_golden(exported("fp32"), exported(precision), folder)
+            made[model, precision] = with_golden(exported(model, "fp32"), exported(model, precision), folder)
         return made[model, precision]
+
+    def exported(model: str, precision: str) -> Path:
+        return nano_bundle(precision) if model == "nano" else tiny_models.bundle(model, precision)
 
     return bundle

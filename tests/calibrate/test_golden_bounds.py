@@ -7,14 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from fgr_edge.calibrate.golden_bounds import HALF_TABLES, JITTERS, TABLES, Bounds, error_of, kind_of
+from fgr_edge.calibrate.golden_bounds import HALF_TABLES, JITTERS, TABLES, Against, Bounds, error_of, kind_of
 from fgr_edge.errors import BundleError
 
 MIXED = {"vision": "int8", "decoder": "fp32", "head": "int4-32", "embedding": "bfloat16"}
 
 
-def bounds(jitter: dict[str, float] | None = None, *, cache: str = "float32", **precision: str) -> Bounds:
-    return Bounds(precision or dict.fromkeys(("vision", "decoder", "head"), "fp32"), cache, jitter or {})
+FP32 = dict.fromkeys(("vision", "decoder", "head"), "fp32")
+
+
+def bounds(
+    jitter: dict[str, float] | None = None, *, precision: dict[str, str] = FP32, cache: str = "float32"
+) -> Bounds:
+    return Bounds(precision, cache, jitter or {})
 
 
 def test_errors_of_features_do_not_depend_on_their_scale() -> None:
@@ -44,10 +49,10 @@ def test_an_output_is_compared_by_what_it_is() -> None:
 
 
 def test_vision_is_bound_by_its_own_precision_and_what_follows_by_the_coarsest() -> None:
-    found = bounds(**MIXED)
-    assert found.of("vision", "first.image_embeds", "original") == bounds(
-        vision="int8", decoder="int8", head="int8"
-    ).of("vision", "first.image_embeds", "original")
+    found = bounds(precision=MIXED)
+    int8 = bounds(precision=dict.fromkeys(FP32, "int8"))
+    vision: tuple[str, str, Against] = ("vision", "first.image_embeds", "original")
+    assert found.of(*vision) == int8.of(*vision)
     assert found.of("prefill", "first.log_probs", "original") > 1.0 > found.of("vision", "x.image_embeds", "original")
 
 
@@ -75,4 +80,4 @@ def test_half_a_cache_widens_its_tables_but_not_vision_s() -> None:
 
 def test_a_precision_without_bounds_is_refused() -> None:
     with pytest.raises(BundleError, match="int3"):
-        bounds(vision="fp32", decoder="int3-64", head="fp32")
+        bounds(precision={**FP32, "decoder": "int3-64"})
