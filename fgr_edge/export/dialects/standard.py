@@ -81,7 +81,7 @@ class StandardDialect:
         return _cast(g, y, inner, self.working_type)
 
     def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, eps: float, name: str) -> ir.Value:
-        return self.working(g, g.op("RMSNormalization", x, g.constant(weight, name), axis=-1, epsilon=eps))
+        return self.working(g, self.normed(g, x, g.constant(weight, name), eps))
 
     def add_rms_norm(
         self, g: GraphBuilder, x: ir.Value, residual: ir.Value, weight: Vector, eps: float, name: str
@@ -101,11 +101,11 @@ class StandardDialect:
 
     def rotary(self, g: GraphBuilder, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
         axis = g.constant(np.zeros(1, np.int64), "axis_0")
-        tables = [
+        cos, sin = (
             g.shared(f"{table.name}_table", lambda table=table: g.op("Unsqueeze", self.working(g, table), axis))  # type: ignore[misc]
             for table in (cos, sin)
-        ]
-        return g.op("RotaryEmbedding", x, *tables, num_heads=heads)
+        )
+        return self.rotated(g, x, cos, sin, heads)
 
     def attention(
         self,
@@ -116,15 +116,14 @@ class StandardDialect:
         shape: AttentionShape,
         windows: WindowInputs | None,
     ) -> ir.Value:
-        q_heads, kv_heads = shape.heads, shape.kv_heads
         if windows is None:
-            return g.op("Attention", q, k, v, q_num_heads=q_heads, kv_num_heads=kv_heads)
+            return self.attended(g, q, k, v, None, shape)
         # 1. Gather the tokens of each window into rows of equal length: [1, N, C] -> [W, L, C].
         axis = g.constant(np.zeros(1, np.int64), "axis_0")
         q, k, v = (g.op("Squeeze", g.op("Gather", x, windows.rows, axis=1), axis) for x in (q, k, v))
         # 2. Attend inside each window; padding is masked as a key.
         mask = g.shared("window_mask", lambda: _window_mask(g, windows))
-        y = g.op("Attention", q, k, v, mask, q_num_heads=q_heads, kv_num_heads=kv_heads)
+        y = self.attended(g, q, k, v, mask, shape)
         # 3. Put every token back: [W, L, C] -> [1, N, C].
         width = shape.heads * shape.head_dim
         joined = g.op("Reshape", y, g.constant(np.array([1, -1, width], np.int64), f"join_windows_{width}"))
@@ -156,34 +155,66 @@ class StandardDialect:
         if qk_norm is not None:
             *weights, eps = qk_norm
             q, k = (
-                g.op("RMSNormalization", x, self._constant(g, w, f"{name}_norm.{layer}"), axis=-1, epsilon=eps)
+                self.normed(g, x, g.constant(w.astype(self.cache_dtype), f"{name}_norm.{layer}"), eps)
                 for x, w, name in zip((q, k), weights, "qk", strict=True)
             )
-        q, k = (g.op("RotaryEmbedding", x, cache.cos, cache.sin) for x in (q, k))
+        q, k = (self.rotated_heads(g, x, cache.cos, cache.sin) for x in (q, k))
         # 2. The cache takes the new rows in, and attention reads all of it.
         dims: list[Dim] = [1, shape.kv_heads, "cache_length", shape.head_dim]
         present = []
         for kind, value in (("key", k), ("value", v)):
             past = g.input(f"past_{kind}.{layer}", self.cache_dtype, dims)
-            present.append(g.op("TensorScatter", past, value, cache.others["write_indices"], axis=2))
+            present.append(self.written(g, past, value, cache.others["write_indices"]))
             g.output(present[-1], f"present_{kind}.{layer}", self.cache_dtype, dims)
-        y = g.op("Attention", q, *present, cache.others["mask"])
-        # 3. [1, heads, S, D] -> [1, S, heads * D].
-        joined = g.constant(np.array([0, 0, -1], np.int64), "heads_joined")
-        y = g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), joined)
+        y = joined_heads(g, self.attended_heads(g, q, present[0], present[1], cache.others["mask"], shape))
         return _cast(g, y, self.cache_dtype, self.working_type)
+
+    # What another version of ONNX spells otherwise.
+
+    def normed(self, g: GraphBuilder, x: ir.Value, weight: ir.Value, eps: float) -> ir.Value:
+        """x / rms(x) * weight over the last axis."""
+        return g.op("RMSNormalization", x, weight, axis=-1, epsilon=eps)
+
+    def rotated(self, g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, heads: int) -> ir.Value:
+        """x [1, N, heads * D] rotated by cos, sin [1, N, D / 2]."""
+        return g.op("RotaryEmbedding", x, cos, sin, num_heads=heads)
+
+    def rotated_heads(self, g: GraphBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        """x [1, heads, S, D] rotated by cos, sin [1, S, D / 2]."""
+        return g.op("RotaryEmbedding", x, cos, sin)
+
+    def written(self, g: GraphBuilder, past: ir.Value, rows: ir.Value, start: ir.Value) -> ir.Value:
+        """past [1, KV, T, D] with rows [1, KV, S, D] in its slots from start [1] on."""
+        return g.op("TensorScatter", past, rows, start, axis=2)
+
+    def attended(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, shape: AttentionShape
+    ) -> ir.Value:
+        """Attention of q [B, N, heads * D] over k, v [B, N, kv_heads * D]; mask [B, 1, N, N] bool."""
+        return g.op("Attention", q, k, v, mask, q_num_heads=shape.heads, kv_num_heads=shape.kv_heads)
+
+    def attended_heads(
+        self, g: GraphBuilder, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, shape: AttentionShape
+    ) -> ir.Value:
+        """Attention of q [B, heads, S, D] over k, v [B, kv_heads, T, D]; mask [B, 1, S, T] bool."""
+        return g.op("Attention", q, k, v, mask)
 
     def _heads(self, g: GraphBuilder, qkv: ir.Value, shape: AttentionShape) -> list[ir.Value]:
         q_width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         sizes = g.constant(np.array([q_width, kv_width, kv_width], np.int64), "qkv_widths")
-        by_head = g.constant(np.array([0, 0, -1, shape.head_dim], np.int64), "by_head")
-        return [
-            g.op("Transpose", g.op("Reshape", x, by_head), perm=[0, 2, 1, 3])
-            for x in g.ops("Split", qkv, sizes, outputs=3, axis=-1)
-        ]
+        return [split_heads(g, x, shape.head_dim) for x in g.ops("Split", qkv, sizes, outputs=3, axis=-1)]
 
-    def _constant(self, g: GraphBuilder, vector: Vector, name: str) -> ir.Value:
-        return g.constant(vector.astype(self.cache_dtype), name)
+
+def split_heads(g: GraphBuilder, x: ir.Value, head_dim: int) -> ir.Value:
+    """[B, S, heads * D] -> [B, heads, S, D]."""
+    by_head = g.constant(np.array([0, 0, -1, head_dim], np.int64), "by_head")
+    return g.op("Transpose", g.op("Reshape", x, by_head), perm=[0, 2, 1, 3])
+
+
+def joined_heads(g: GraphBuilder, x: ir.Value) -> ir.Value:
+    """[B, heads, S, D] -> [B, S, heads * D]."""
+    joined = g.constant(np.array([0, 0, -1], np.int64), "heads_joined")
+    return g.op("Reshape", g.op("Transpose", x, perm=[0, 2, 1, 3]), joined)
 
 
 def _cast(g: GraphBuilder, x: ir.Value, found: Working, wanted: Working) -> ir.Value:

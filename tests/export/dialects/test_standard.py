@@ -1,4 +1,4 @@
-"""The same graphs in standard operators equal transformers, in both families, on ONNX Runtime's CPU."""
+"""The same graphs in standard and in basic operators equal transformers, in both families, on ONNX Runtime's CPU."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ onnx = pytest.importorskip("onnx")
 
 from fgr_edge.export.assembly import BundleOptions, write_bundle  # noqa: E402
 from fgr_edge.export.checkpoint import Checkpoint  # noqa: E402
+from fgr_edge.export.dialects.basic import BasicDialect  # noqa: E402
 from fgr_edge.export.dialects.standard import StandardDialect, working_type  # noqa: E402
 from fgr_edge.export.model import open_model  # noqa: E402
-from fgr_edge.export.targets import TARGETS  # noqa: E402
+from fgr_edge.export.targets import TARGETS, Target  # noqa: E402
 from tests.tiny import SHAPES, all_logits, drawing, feed, greedy, prefill, relative  # noqa: E402
 
 if TYPE_CHECKING:
@@ -43,49 +44,62 @@ def shape(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def bundle(models: TinyModels, shape: str, name: str = "fp32") -> Path:
+@pytest.fixture(params=["standard", "basic"])
+def spelling(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+TARGETS_OF = {
+    "standard": TARGETS["tensorrt"],
+    "basic": Target("tensorrt", BasicDialect, tuple(SCHEMES)),
+    "onnxruntime": TARGETS["cpu"],
+}
+
+
+def bundle(models: TinyModels, shape: str, spelling: str, name: str = "fp32") -> Path:
     """Made once for all tests; not through `export_checkpoint`, which measures what it makes."""
-    path = models.folder / f"{shape}-tensorrt-{name}.graphs"
+    path = models.folder / f"{shape}-{spelling}-{name}.graphs"
     if not path.is_dir():
-        written(models.checkpoint(shape), path, Plan.uniform(SCHEMES[name]))
+        written(models.checkpoint(shape), path, Plan.uniform(SCHEMES[name]), spelling)
     return path
 
 
-def written(source: Path, path: Path, plan: Plan) -> None:
+def written(source: Path, path: Path, plan: Plan, spelling: str) -> None:
     checkpoint = Checkpoint.open(source)
     options = BundleOptions(str(source), checkpoint.digest(), quiet=True)
-    write_bundle(open_model(checkpoint), TARGETS["tensorrt"], plan, path, options)
+    write_bundle(open_model(checkpoint), TARGETS_OF[spelling], plan, path, options)
 
 
-def opened(models: TinyModels, shape: str, name: str = "fp32") -> Recognizer:
-    return Recognizer(bundle(models, shape, name), device="cpu", threads=1)
+def opened(models: TinyModels, shape: str, spelling: str, name: str = "fp32") -> Recognizer:
+    return Recognizer(bundle(models, shape, spelling, name), device="cpu", threads=1)
 
 
-def test_image_embeddings_equal_transformers(tiny_models: TinyModels, shape: str) -> None:
-    recognizer = opened(tiny_models, shape)
+def test_image_embeddings_equal_transformers(tiny_models: TinyModels, shape: str, spelling: str) -> None:
+    recognizer = opened(tiny_models, shape, spelling)
     for grid in GRIDS:
         expected = tiny_models.reference(shape, grid)
         seen = recognizer._vision.encode(Patches(expected.pixels, (1, *grid)))
         assert relative(seen.tokens, expected.image_embeds) < EMBEDS, grid
 
 
-def test_logits_of_all_positions_equal_transformers(tiny_models: TinyModels, shape: str) -> None:
-    recognizer = opened(tiny_models, shape)
+def test_logits_of_all_positions_equal_transformers(tiny_models: TinyModels, shape: str, spelling: str) -> None:
+    recognizer = opened(tiny_models, shape, spelling)
     for grid in GRIDS:
         expected = tiny_models.reference(shape, grid)
         assert relative(all_logits(recognizer, expected), expected.logits) < LOGITS, grid
 
 
-def test_64_greedy_tokens_equal_transformers(tiny_models: TinyModels, shape: str) -> None:
-    recognizer = opened(tiny_models, shape)
+def test_64_greedy_tokens_equal_transformers(tiny_models: TinyModels, shape: str, spelling: str) -> None:
+    recognizer = opened(tiny_models, shape, spelling)
     for grid in GRIDS[::2]:
         expected = tiny_models.reference(shape, grid)
         logits = prefill(recognizer, feed(recognizer, expected))
         assert greedy(recognizer, logits) == expected.greedy, grid
 
 
-def test_float16_stays_near_transformers(tiny_models: TinyModels, shape: str) -> None:
-    recognizer = opened(tiny_models, shape, "fp16")
+def test_float16_stays_near_transformers(tiny_models: TinyModels, shape: str, spelling: str) -> None:
+    recognizer = opened(tiny_models, shape, spelling, "fp16")
     assert recognizer._decoder.spec.cache_dtype == "float16"
     for grid in GRIDS:
         expected = tiny_models.reference(shape, grid)
@@ -95,8 +109,8 @@ def test_float16_stays_near_transformers(tiny_models: TinyModels, shape: str) ->
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cached_decode_equals_uncached_forward(tiny_models: TinyModels, family: str) -> None:
-    recognizer = opened(tiny_models, family)
+def test_cached_decode_equals_uncached_forward(tiny_models: TinyModels, family: str, spelling: str) -> None:
+    recognizer = opened(tiny_models, family, spelling)
     given = feed(recognizer, tiny_models.reference(family, (10, 6)))
     decoder, rows = recognizer._decoder, [prefill(recognizer, given).copy()]
     tokens = []
@@ -110,8 +124,10 @@ def test_cached_decode_equals_uncached_forward(tiny_models: TinyModels, family: 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_picture_leaves_nothing_in_the_cache_for_the_next(tiny_models: TinyModels, family: str) -> None:
-    recognizer = opened(tiny_models, family)
+def test_a_picture_leaves_nothing_in_the_cache_for_the_next(
+    tiny_models: TinyModels, family: str, spelling: str
+) -> None:
+    recognizer = opened(tiny_models, family, spelling)
     small, large = (feed(recognizer, tiny_models.reference(family, grid)) for grid in [(2, 2), (4, 30)])
     fresh = prefill(recognizer, small).copy()
     prefill(recognizer, large)
@@ -119,8 +135,8 @@ def test_a_picture_leaves_nothing_in_the_cache_for_the_next(tiny_models: TinyMod
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tree_of_tokens_equals_its_branches_one_by_one(tiny_models: TinyModels, family: str) -> None:
-    recognizer = opened(tiny_models, family)
+def test_a_tree_of_tokens_equals_its_branches_one_by_one(tiny_models: TinyModels, family: str, spelling: str) -> None:
+    recognizer = opened(tiny_models, family, spelling)
     decoder = recognizer._decoder
     given = feed(recognizer, tiny_models.reference(family, (8, 8)))
     logits = decoder.prefill(given.embeds, given.positions, max_new_tokens=8, branches=8, deepstack=given.deepstack)
@@ -143,12 +159,16 @@ def test_a_tree_of_tokens_equals_its_branches_one_by_one(tiny_models: TinyModels
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "int8", "int4-32"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_graphs_hold_only_standard_operators_of_one_version(tiny_models: TinyModels, family: str, name: str) -> None:
-    opened_bundle = Bundle.open(bundle(tiny_models, family, name), verify="full")
+def test_graphs_hold_only_standard_operators_of_one_version(
+    tiny_models: TinyModels, family: str, spelling: str, name: str
+) -> None:
+    opened_bundle = Bundle.open(bundle(tiny_models, family, spelling, name), verify="full")
     for graph in ("vision.onnx", "decoder.onnx"):
         onnx.checker.check_model(str(opened_bundle.file(graph)))
         model = onnx.load(str(opened_bundle.file(graph)), load_external_data=False)
-        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 24)]
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [
+            ("", 24 if spelling == "standard" else 21)
+        ]
         assert {node.domain for node in model.graph.node} == {""}
         kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
         halves = kinds & {"FLOAT16", "BFLOAT16"}
@@ -169,7 +189,8 @@ def test_the_working_type_follows_the_plan() -> None:
 
 def test_a_layer_kept_in_float32_computes_in_float32(tiny_models: TinyModels) -> None:
     path, fp16 = tiny_models.folder / "kept.graphs", SCHEMES["fp16"]
-    written(tiny_models.checkpoint("qwen2.5"), path, Plan(fp16, fp16, fp16, {"decoder.0": SCHEMES["fp32"]}))
+    plan = Plan(fp16, fp16, fp16, {"decoder.0": SCHEMES["fp32"]})
+    written(tiny_models.checkpoint("qwen2.5"), path, plan, "standard")
     graph = onnx.load(str(path / "decoder.onnx"), load_external_data=False).graph
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     first = next(kind for name, kind in kinds.items() if "layers.0.mlp.down" in name)
@@ -180,35 +201,33 @@ def test_a_layer_kept_in_float32_computes_in_float32(tiny_models: TinyModels) ->
     assert relative(all_logits(recognizer, expected), expected.logits) < HALF_LOGITS
 
 
-def test_label_scores_equal_those_of_the_cpu_target(tiny_models: TinyModels) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_label_scores_equal_those_of_the_cpu_target(tiny_models: TinyModels, family: str, spelling: str) -> None:
     """Whose equality with transformers is tested elsewhere; a trie is scored as trees, in another engine's spelling."""
     labels = ["Royal Gala", "Royal Jelly", "Pink Lady", "Pear", "Roy"]
-    for family in FAMILIES:
-        scored = [
-            Recognizer(path, labels, device="cpu", threads=1).evidence(drawing(90, 60)).log_probs
-            for path in (bundle(tiny_models, family), tiny_models.bundle(family))
-        ]
-        np.testing.assert_allclose(scored[0], scored[1], atol=1e-3)
-
-
-def test_nano_says_the_same_in_standard_operators(tmp_path: Path, nano_checkpoint: Path) -> None:
-    labels = ["Blue tit", "Great tit", "Robin"]
-    written(nano_checkpoint, tmp_path / "standard", Plan.uniform(SCHEMES["fp32"]))
-    checkpoint = Checkpoint.open(nano_checkpoint)
-    options = BundleOptions("nano", checkpoint.digest(), quiet=True)
-    plan = Plan.uniform(SCHEMES["fp32"])
-    write_bundle(open_model(checkpoint), TARGETS["cpu"], plan, tmp_path / "cpu", options)
-    picture = drawing(200, 150)
-    ours, theirs = (Recognizer(tmp_path / name, labels, device="cpu") for name in ("standard", "cpu"))
-    one, other = ours.evidence(picture), theirs.evidence(picture)
-    assert relative(one.features, other.features) < EMBEDS
+    one, other = (
+        Recognizer(bundle(tiny_models, family, name), labels, device="cpu", threads=1).evidence(drawing(90, 60))
+        for name in (spelling, "onnxruntime")
+    )
     np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-3)
-    message = "Describe the picture."
-    assert ours.generate(picture, message, max_new_tokens=64) == theirs.generate(picture, message, max_new_tokens=64)
+
+
+def test_nano_says_the_same_in_every_spelling(tmp_path: Path, nano_checkpoint: Path) -> None:
+    labels, picture = ["Blue tit", "Great tit", "Robin"], drawing(200, 150)
+    found = {}
+    for name in TARGETS_OF:
+        written(nano_checkpoint, tmp_path / name, Plan.uniform(SCHEMES["fp32"]), name)
+        recognizer = Recognizer(tmp_path / name, labels, device="cpu")
+        found[name] = recognizer.evidence(picture), recognizer.generate(picture, "Describe it.", max_new_tokens=64)
+    expected, text = found["onnxruntime"]
+    for evidence, ours in found.values():
+        assert relative(evidence.features, expected.features) < EMBEDS
+        np.testing.assert_allclose(evidence.log_probs, expected.log_probs, atol=1e-3)
+        assert ours == text
 
 
 def test_a_bundle_without_an_engine_says_so_and_runs_on_the_cpu_when_told(tiny_models: TinyModels) -> None:
-    path = bundle(tiny_models, "qwen2.5")
+    path = bundle(tiny_models, "qwen2.5", "standard")
     with pytest.raises(EngineError, match=r"target 'tensorrt' and holds graphs, but no engine.*device='cpu'"):
         Recognizer(path)
     assert Recognizer(path, device="cpu").bundle.manifest["dialect"] == "standard"
