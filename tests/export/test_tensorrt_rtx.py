@@ -22,26 +22,27 @@ trt = pytest.importorskip("tensorrt_rtx")
 
 from fgr_edge.export.assembly import BundleOptions, write_bundle  # noqa: E402
 from fgr_edge.export.checkpoint import Checkpoint  # noqa: E402
+from fgr_edge.export.dialects.basic import BasicDialect  # noqa: E402
 from fgr_edge.export.gpus import find_gpu, runnable  # noqa: E402
 from fgr_edge.export.model import open_model  # noqa: E402
-from fgr_edge.export.targets import TARGETS  # noqa: E402
+from fgr_edge.export.targets import TARGETS, Target  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.tiny import TinyModels
 
 CACHE_LENGTH = 256
-MOST = {"sequence": 64, "rows": 8, "patches": 256, "tokens": 64, "windows": 4}
+MOST = {"cache_length": CACHE_LENGTH, "sequence": 64, "rows": 8, "patches": 256, "tokens": 64, "windows": 4}
 
 
-def graphs(models: TinyModels, shape: str, name: str) -> Path:
+def graphs(models: TinyModels, shape: str, name: str, target: Target = TARGETS["tensorrt-rtx"]) -> Path:
     """A bundle whose quantized inputs were calibrated by assertion."""
-    path = models.folder / f"{shape}-rtx-{name}.graphs"
+    path = models.folder / f"{shape}-{target.name}-{name}.rtx"
     if not path.is_dir():
         scheme, one = SCHEMES[name], np.ones((1, 1), np.float32)
         plan = Plan(scheme, scheme, scheme, inputs=lambda _: InputStatistics(one[0], 8 * one[0], one))
         checkpoint = Checkpoint.open(models.checkpoint(shape))
         options = BundleOptions("tiny", "", quiet=True)
-        write_bundle(open_model(checkpoint), TARGETS["tensorrt-rtx"], plan, path, options)
+        write_bundle(open_model(checkpoint), target, plan, path, options)
     return path
 
 
@@ -84,7 +85,7 @@ def build(path: Path, sm: int) -> tuple[bytes | None, list[str]]:
 
 
 def one(dimension: str) -> int:
-    return MOST[dimension] if dimension in ("patches", "tokens", "windows") else 1
+    return MOST[dimension] if dimension in ("cache_length", "patches", "tokens", "windows") else 1
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEMES if name != "fp32"])
@@ -108,3 +109,14 @@ def test_what_gpus_refuses_is_what_the_builder_refuses(tiny_models: TinyModels, 
 def test_the_parser_refuses_a_cache_of_unknown_length(tiny_models: TinyModels) -> None:
     engine, complaints = build(graphs(tiny_models, "qwen2.5", "fp16") / "decoder.onnx", 89)
     assert engine is None and "TensorScatter" in " ".join(complaints)
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8-channel", "int4-32", "w8a8"])
+@pytest.mark.parametrize("shape", ["qwen2.5", "qwen3"])
+def test_basic_operators_compile_whatever_the_length_of_the_cache(
+    tiny_models: TinyModels, shape: str, name: str
+) -> None:
+    folder = graphs(tiny_models, shape, name, Target("basic", BasicDialect, tuple(SCHEMES)))
+    for graph in ("vision.onnx", "decoder.onnx"):
+        engine, complaints = build(folder / graph, 86)
+        assert complaints == [] and engine, graph
