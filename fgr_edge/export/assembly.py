@@ -134,6 +134,7 @@ def _manifest(model: Model, target: Target, plan: Plan, options: BundleOptions) 
             "numpy": np.__version__,
             "python": platform.python_version(),
             "calibration_digest": None,
+            "kept": {unit: scheme.name for unit, scheme in plan.kept.items()},
             **(options.provenance or {}),
         },
     }

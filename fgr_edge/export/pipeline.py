@@ -167,11 +167,11 @@ class _Export:
             checkpoint, soup = self._mixed(pictures, folder)
             shop = self._workshop(checkpoint, folder)
             model, plan, calibration = self._calibrated(shop, pictures)
-            candidate, plan = self._candidate(shop, model, plan, pictures, calibration, bundle)
+            candidate = self._candidate(shop, model, plan, pictures, calibration, bundle)
             manifest: dict[str, Any] = dict(shop.adopt(candidate, bundle.folder))
             for key in ("schema_version", "manifest_sha256", "files"):
                 del manifest[key]
-            facts = self._facts(plan, calibration, soup)
+            facts = self._facts(checkpoint, calibration, soup)
             bundle.manifest = {**manifest, "provenance": {**manifest["provenance"], **facts}}
 
     def _pictures(self, folder: Path) -> CalibrationPictures | None:
@@ -229,18 +229,18 @@ class _Export:
         pictures: CalibrationPictures | None,
         calibration: dict[str, Any] | None,
         bundle: BundleWriter,
-    ) -> tuple[Path, Plan]:
+    ) -> Path:
         """The bundle that is taken, as it is written so far; report and golden outputs go to `bundle` at once."""
         if not self.config.proof or pictures is None:
             log.warning("%s is not proved: nothing was measured (--no-proof)", self.config.output)
-            return shop.write(model, plan), plan
+            return shop.write(model, plan)
         exam = self._exam(pictures, calibration)
         proven = prove(shop, model, plan, exam)
         self._refuse(proven, exam)
         write_report(proven, exam, bundle.folder)
         golden = golden_arrays(shop, proven.bundle)
         np.savez_compressed(bundle.path(GOLDEN), allow_pickle=False, **golden)
-        return proven.bundle, proven.plan
+        return proven.bundle
 
     def _exam(self, pictures: CalibrationPictures, calibration: dict[str, Any] | None) -> Exam:
         """Photographs that nothing was calibrated on, where there are enough of them."""
@@ -280,13 +280,12 @@ class _Export:
             write_report(proven, exam, kept)
             raise ParityError(f"{error}. The report is kept in {kept}") from None
 
-    def _facts(self, plan: Plan, calibration: dict[str, Any] | None, soup: Soup | None) -> dict[str, Any]:
+    def _facts(self, checkpoint: Checkpoint, calibration: dict[str, Any] | None, soup: Soup | None) -> dict[str, Any]:
         """For the manifest's provenance."""
         return {
             "method": self.precision.method,
-            "kept": {unit: scheme.name for unit, scheme in plan.kept.items()},
             "calibration_digest": None if calibration is None else calibration["sha256"],
-            "adapter": None if self.config.adapter is None else self.config.adapter.name,
+            "overlays": list(checkpoint.notes),
             "soup": None if soup is None else soup.to_json(),
         }
 

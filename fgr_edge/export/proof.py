@@ -58,10 +58,9 @@ class Exam:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A candidate with its report; `plan` as it ended."""
+    """A candidate with its report."""
 
     bundle: Path
-    plan: Plan
     parity: Parity
 
 
@@ -111,7 +110,7 @@ def _measured(shop: Workshop, model: Model, plan: Plan, exam: Exam, ranking: Seq
     parity = measure_parity(shop.original, bundle, exam.pictures, exam.labels, exam.options, exam.progress)
     parity["sensitivity"] = with_kept(ranking, {unit: scheme.name for unit, scheme in plan.kept.items()})
     parity["verdict"] = verdict(parity, exam.max_accuracy_drop)
-    return Proven(bundle, plan, parity)
+    return Proven(bundle, parity)
 
 
 def _ranking(shop: Workshop, model: Model, plan: Plan, exam: Exam) -> list[Sensitivity]:
