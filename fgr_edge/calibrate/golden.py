@@ -52,7 +52,8 @@ class Golden:
         inputs: of every run.
         original, bundle: outputs by stage and name; the host's stages are the original's alone, and so are all where
             the exporting machine could not run the bundle.
-        jitter: error by "stage/name" of the bundle against itself, with a nudge to the pixels in the last bits.
+        jitter: error by "stage/name" of the bundle against itself, with a nudge to the pixels in the last bits; the
+            larger of two.
         tensors: of every stored tensor; empty where the exporter gave no table.
     """
 
@@ -186,9 +187,9 @@ def _original(reference: Path, labels: tuple[str, ...], threads: int | None) -> 
 def _own(bundle: Path, inputs: GoldenInputs, threads: int | None) -> tuple[dict[str, Arrays], dict[str, float]]:
     recognizer = open_for_golden(bundle, inputs.labels, "cpu", threads)
     outputs = _stored(_outputs(GoldenRun(recognizer, inputs)))
-    nudged = _stored(_outputs(GoldenRun(recognizer, inputs, nudge=NUDGE)))
+    nudged = [_stored(_outputs(GoldenRun(recognizer, inputs, nudge=nudge))) for nudge in (NUDGE, -NUDGE)]
     jitter = {
-        f"{stage}/{key}": error_of(kind_of(key), nudged[stage][key], value)
+        f"{stage}/{key}": max(error_of(kind_of(key), moved[stage][key], value) for moved in nudged)
         for stage, keys in outputs.items()
         for key, value in keys.items()
         if kind_of(key) in ("features", "log_probs")

@@ -15,7 +15,7 @@ Measured on models/nano and on random models of both families (three decoder lay
   outcome by 0.010 to 0.047, as the kernels that do not round inputs do (accuracy_level 0: 0.011 to 0.063): how much
   depends on the model. It is therefore measured for each bundle when it is made, and 3 times that is allowed. Bundles
   of nano made with ONNX Runtime 1.31.1, numpy 2.4 and Pillow 13 differed under 1.23.2, 1.26 and 10.3 by 1.2e-6 (fp32),
-  0.010 to 0.018 (int8) and 0.010 to 0.033 (int4), at most 1.3 times their jitter; pixels by nothing.
+  0.008 to 0.022 (int8) and 0.009 to 0.033 (int4), at most 1.7 times their jitter; pixels by nothing.
 - The original. Largest errors: fp16 0.0026, bf16 0.018 (weights alone), int8 0.084, w8a8 0.14, fp8 0.29, int4 0.87
   (blocks of 128 to the nearest in every layer of a random model; 0.51 on nano, which is trained).
 - Faults. One layer's q, k and v in another order: 0.094 to 2.0 after prefill, 0.07 to 1.1 after vision. One token that
