@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results_table import schemes
 from benchmarks.schemes import bundles, size_of
@@ -28,7 +29,7 @@ def test_the_table_has_a_row_for_every_scheme_of_every_checkpoint() -> None:
         "roofline_share": 0.8,
         "stages_ms": {"vision": {"p50": 12.34}, "prefill": {"p50": 5.0}},
     }
-    documents = {
+    documents: dict[str, dict[str, Any]] = {
         "schemes_nano": {"checkpoint": "nano", "schemes": {"fp32": row, "int4-128": row}},
         "latency_nano": {"checkpoint": "nano"},
     }

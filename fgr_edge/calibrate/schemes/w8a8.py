@@ -26,7 +26,8 @@ def quantize(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
 
 def dequantize(values: npt.NDArray[np.int8], scale: Floats) -> Floats:
     """The weight that the runtime computes with: [n, K] float32."""
-    return values * scale[:, None]
+    weight: Floats = values * scale[:, None]
+    return weight
 
 
 def rounded_inputs(x: Floats) -> Floats:

@@ -5,8 +5,9 @@
     WeightsAndInputs    DynamicQuantizeMatMul: inputs rounded to uint8 by one scale for the call, weights int8
 
 MatMulNBits reads few bytes, which is what decoding waits for. DynamicQuantizeMatMul multiplies integers as they are,
-which is what a long prompt or a picture waits for: 400 rows took it a fifth of the time on AVX-512 VNNI. On an x86
-without VNNI its sums of two products saturate at 16 bits.
+which is what a long prompt or a picture waits for: 400 inputs of 768 times [3072, 768] took 1.4 ms, and
+3.5 ms with int8 blocks (AVX-512 VNNI, 2 threads, best of 25). On an x86 without VNNI its sums of two products saturate
+at 16 bits.
 """
 
 from __future__ import annotations
