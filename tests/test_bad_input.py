@@ -90,7 +90,7 @@ def test_an_unsupported_architecture_lists_the_supported_ones(tiny_models: TinyM
     ("options", "words"),
     [
         (("--target", "npu"), "target 'npu' is not supported; choose one of cpu, cuda"),
-        (("--precision", "int2"), "cannot run precision 'int2'; choose one of fp32, int8"),
+        (("--precision", "int2"), "precision 'int2' is not known; choose one of fp32, fp16, bf16, int8, int4"),
     ],
 )
 def test_unknown_targets_and_precisions_list_what_there_is(

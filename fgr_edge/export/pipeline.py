@@ -23,6 +23,7 @@ from fgr_edge.calibrate.parity_verdict import refuse
 from fgr_edge.calibrate.pictures import AVIARY, CHOSEN, CalibrationPictures, calibration_pictures
 from fgr_edge.calibrate.plan import Plan
 from fgr_edge.calibrate.schemes import SCHEMES
+from fgr_edge.calibrate.schemes.scheme import Scheme
 from fgr_edge.data.aviary import SPECIES
 from fgr_edge.data.labelled import LabelledPicture
 from fgr_edge.errors import ConfigError, MissingExtraError, ParityError
@@ -30,7 +31,7 @@ from fgr_edge.export.adapters import with_adapter
 from fgr_edge.export.assembly import BundleOptions
 from fgr_edge.export.calibration import CalibrationOptions, calibrate
 from fgr_edge.export.checkpoint import Checkpoint
-from fgr_edge.export.gpus import check_gpu
+from fgr_edge.export.gpus import check_gpu, find_gpu, runnable
 from fgr_edge.export.model import Model, open_model
 from fgr_edge.export.precisions import Precision, find_precision
 from fgr_edge.export.progress import progress_bar
@@ -266,8 +267,13 @@ class _Export:
             return self.labels
         return LabelSet.from_names(sorted({picture.label for picture in pictures}))
 
-    def _higher(self) -> Any:
-        return SCHEMES[next((name for name in self.precision.higher if name in self.target.schemes), "fp32")]
+    def _higher(self) -> Scheme:
+        """For layers that must not lose: the first that target and GPU can run."""
+        gpu = None if self.config.gpu is None else find_gpu(self.config.gpu)
+        for name in self.precision.higher:
+            if name in self.target.schemes and (gpu is None or runnable(gpu, name)):
+                return SCHEMES[name]
+        return SCHEMES["fp32"]
 
     def _refuse(self, proven: Proven, exam: Exam) -> None:
         """Keep the report and raise where the verdict is against the candidate."""

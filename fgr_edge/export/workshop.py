@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fgr_edge.calibrate.plan import Plan
 from fgr_edge.calibrate.schemes import SCHEMES
+from fgr_edge.errors import StorageError
 from fgr_edge.export.assembly import BundleOptions, write_bundle
 from fgr_edge.export.graphs.decoder import decoder_weights
 from fgr_edge.export.graphs.vision import vision_weights
@@ -46,9 +47,7 @@ class Workshop:
     def original(self) -> Path:
         """The model in fp32, written when first asked for."""
         if self._original is None:
-            self._original = write_bundle(
-                self.model, TARGETS["cpu"], ORIGINAL, self.folder / "original", self._titled("original")
-            )
+            self._original = self._written("original", self.model, TARGETS["cpu"], ORIGINAL)
         return self._original
 
     @property
@@ -59,9 +58,7 @@ class Workshop:
             return self.original
         if self._thinker is None:
             plan = Plan.uniform(SCHEMES["int8"])
-            self._thinker = write_bundle(
-                self.model, TARGETS["cpu"], plan, self.folder / "thinker", self._titled("thinker")
-            )
+            self._thinker = self._written("thinker", self.model, TARGETS["cpu"], plan)
         return self._thinker
 
     def write(self, model: Model, plan: Plan) -> Path:
@@ -69,8 +66,7 @@ class Workshop:
         if self.target.name == "cpu" and plan == ORIGINAL:
             return self.original
         self._candidates += 1
-        folder = self.folder / f"candidate-{self._candidates}"
-        return write_bundle(model, self.target, plan, folder, self._titled("export"))
+        return self._written(f"candidate-{self._candidates}", model, self.target, plan)
 
     def discard(self, candidate: Path) -> None:
         """Free the disk of a candidate that was not good enough."""
@@ -86,5 +82,12 @@ class Workshop:
         shutil.rmtree(self.folder)
         return manifest
 
-    def _titled(self, title: str) -> BundleOptions:
-        return replace(self._options, title=title)
+    def _written(self, name: str, model: Model, target: Target, plan: Plan) -> Path:
+        title = "export" if name.startswith("candidate") else name
+        try:
+            return write_bundle(model, target, plan, self.folder / name, replace(self._options, title=title))
+        except StorageError as error:
+            # The user knows the bundle, not the folder inside it: the writer of the one around says it in its words.
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            raise
