@@ -37,7 +37,7 @@ from fgr_edge import Recognizer
 from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.label_scorer import DIRECT, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
-from fgr_edge.runtime.recognizer import _Request
+from fgr_edge.runtime.request import Request
 
 MOST_PREFILLED = 2048
 SAMPLED = 8  # labels that one pass per label is timed on
@@ -69,7 +69,7 @@ def open_case(recognizer: Recognizer, title: str, labels: LabelSet, most_full: i
 
 def read(case: Case, picture: Path) -> Any:
     """Picture and question into the cache, as recognition does it."""
-    return case.recognizer._read(picture, _Request(), case.scorer)
+    return case.recognizer._read(picture, Request(), case.scorer)
 
 
 def ways(case: Case, picture: Path) -> dict[str, Callable[[Any], float]]:

@@ -90,8 +90,8 @@ class TensorDigests:
             raise BundleError(f"golden.npz has no tensors.{lacking}; export the bundle again")
         count = len(names) if names.ndim else -1
         if (
-            (names.dtype.kind, files.dtype.kind, digests.dtype) != ("U", "U", np.uint8)
-            or places.dtype.kind != "i"
+            (names.dtype.kind, files.dtype.kind, places.dtype.kind) != ("U", "U", "i")
+            or digests.dtype != np.uint8
             or (files.shape, places.shape, digests.shape) != ((count,), (count, 2), (count, DIGEST_BYTES))
         ):
             raise BundleError("golden.npz holds no table of tensors where it should; export the bundle again")

@@ -38,4 +38,5 @@ def rounded_inputs(x: Floats) -> Floats:
         return np.zeros_like(x)
     zero_point = np.rint(np.clip(-low / scale, 0, INPUT_LEVELS))
     levels = np.clip(np.rint(x / scale) + zero_point, 0, INPUT_LEVELS)
-    return ((levels - zero_point) * scale).astype(np.float32)
+    restored: Floats = ((levels - zero_point) * scale).astype(np.float32)
+    return restored

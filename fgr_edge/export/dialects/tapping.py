@@ -14,7 +14,7 @@ from fgr_edge.calibrate.plan import Plan
 from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.export.dialects.dialect import Vector
 from fgr_edge.export.dialects.onnxruntime import OnnxRuntimeDialect
-from fgr_edge.export.graphs.builder import GraphBuilder
+from fgr_edge.export.graphs.builder import Dim, GraphBuilder
 from fgr_edge.export.weights import Matrix
 
 
@@ -44,7 +44,7 @@ class TappingDialect(OnnxRuntimeDialect):
         if x not in self._tapped:
             tap = Tap(f"tap.{len(self.taps)}")
             rows = f"{tap.output}.rows"
-            shape = [rows, weight.columns] if flat else [1, rows, weight.columns]
+            shape: list[Dim] = [rows, weight.columns] if flat else [1, rows, weight.columns]
             # Not x itself, which may be an input of the graph.
             g.output(g.op("Identity", x), tap.output, np.float32, shape)
             self.taps.append(tap)
