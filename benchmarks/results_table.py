@@ -10,6 +10,9 @@ not been measured makes its row or its table disappear: nothing in them is writt
     confidence  results of nano_confidence.py, `nano_confidence*.json`, before and after calibration
     outliers    results of outliers.py, `outliers_*.json`, scores fitted on val
     schemes     results of schemes.py, `schemes_*.json`, one row a checkpoint and scheme
+    scheme_accuracy  results of scheme_accuracy.py, `scheme_accuracy_*.json`, each scheme against the original
+    scheme_pairs     of these, weights fitted to photographs against the same layout rounded to nearest
+    schemes_short    of these, the precisions of the command line, and int4 rounded to nearest
     cold_start  result of cold_start.py, `cold_start.json`
     export_3b   result of export_3b.py, `export_3b.json`
     machine     what they were measured on
@@ -100,6 +103,97 @@ def schemes(results: Results) -> str:
     ]
     head = ["scheme of all layers", "bytes / weight", "decode, tokens/s", "of the read bandwidth"]
     return markdown([*head, "vision, ms", "prefill, ms"], rows)
+
+
+def scheme_accuracy(results: Results) -> str:
+    """What each scheme does to the answers, against the original on the same pictures."""
+    return _scheme_accuracy(results, lambda _: True)
+
+
+def schemes_short(results: Results) -> str:
+    """Some rows of `scheme_accuracy`."""
+    shown = ("fp32", "fp16", "int8", "w8a8, smoothquant", "int4, gptq", "int4, nearest")
+    return _scheme_accuracy(results, lambda name: name in shown)
+
+
+def _scheme_accuracy(results: Results, wanted: Callable[[str], bool]) -> str:
+    tables = [
+        scheme_accuracy_rows({**document, "schemes": {k: v for k, v in document["schemes"].items() if wanted(k)}})
+        for document in _of(results, "scheme_accuracy_")
+    ]
+    return "\n\n".join(markdown(*parts) for parts in tables) or UNKNOWN
+
+
+def scheme_accuracy_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Head and rows for one document of scheme_accuracy.py; differences are from the original's top-1, in points."""
+    head = [f"{document['checkpoint']}: scheme", "weights, MB"]
+    for data in document["schemes"][document["original"]]["data"]:
+        head += [f"{data}: top-1, %", "points [95 %]", "lost / gained, p", "changed", "KL, mnat [95 %]"]
+    rows = []
+    for name, row in document["schemes"].items():
+        cells = [name, cell(row["weights_bytes"] / 1e6, 2)]
+        for found in row["data"].values():
+            cells += _against_original(found, same=name == document["original"])
+        rows.append(cells)
+    return head, rows
+
+
+def _against_original(found: Mapping[str, Any], *, same: bool) -> list[str]:
+    top_1 = found["top_1"]
+    if same:
+        return [cell(top_1["after_percent"]), "-", "-", "-", "-"]
+    return [
+        cell(top_1["after_percent"]),
+        _points(top_1),
+        f"{top_1['lost']} / {top_1['gained']}, {_p(top_1['mcnemar_p'])}",
+        f"{found['changed']} of {found['pictures']:,}",
+        _divergence(found["kl_nats"]),
+    ]
+
+
+def scheme_pairs(results: Results) -> str:
+    """What fitting weights to photographs is worth."""
+    tables = [scheme_pair_rows(document) for document in _of(results, "scheme_accuracy_")]
+    return "\n\n".join(markdown(*parts) for parts in tables) or UNKNOWN
+
+
+def scheme_pair_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Head and rows for one document of scheme_accuracy.py; differences are fitted less nearest."""
+    head = [f"{document['checkpoint']}: fitted, against"]
+    for data in document["schemes"][document["original"]]["data"]:
+        head += [f"{data}: top-1, points [95 %], p", "as the original, %, p", "KL, mnat [95 %]"]
+    rows = [
+        [f"{pair['fitted']}, {pair['nearest'].split(', ')[-1]}", *(c for d in pair["data"].values() for c in _fitted(d))]
+        for pair in document["pairs"]
+    ]
+    return head, rows
+
+
+def _fitted(found: Mapping[str, Any]) -> list[str]:
+    top_1, agreement = found["top_1"], found["agreement"]
+    return [
+        f"{_points(top_1)}, {_p(top_1['mcnemar_p'])}",
+        f"{cell(agreement['before_percent'])} to {cell(agreement['after_percent'])}, {_p(agreement['mcnemar_p'])}",
+        _divergence(found["kl_nats"]),
+    ]
+
+
+def _points(change: Mapping[str, Any]) -> str:
+    low, high = change["difference_95_points"]
+    return f"{change['difference_points']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _divergence(nats: Mapping[str, Any]) -> str:
+    mean, low, high = (1000 * value for value in (nats["mean"], *nats["mean_95"]))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
+def _of(results: Results, title: str) -> list[dict[str, Any]]:
+    return [document for name, document in results.items() if name.startswith(title)]
 
 
 def cold_start(results: Results) -> str:
@@ -268,6 +362,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "confidence": confidence,
     "outliers": outliers,
     "schemes": schemes,
+    "scheme_accuracy": scheme_accuracy,
+    "scheme_pairs": scheme_pairs,
+    "schemes_short": schemes_short,
     "cold_start": cold_start,
     "export_3b": export_3b,
     "machine": machine,

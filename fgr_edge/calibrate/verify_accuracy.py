@@ -75,7 +75,9 @@ def _stored_answers(bundle: Bundle) -> Mapping[str, Any]:
         return {}
     document = bundle.json(PARITY)
     try:
-        answers: dict[str, Any] = next((mode["answers"] for mode in document["accuracy"] if mode["mode"] == "direct"), {})
+        answers: dict[str, Any] = next(
+            (mode["answers"] for mode in document["accuracy"] if mode["mode"] == "direct"), {}
+        )
         for answer in answers.values():
             _ = answer["truth"], answer["bundle"]["label"]
     except (KeyError, TypeError, AttributeError) as error:
