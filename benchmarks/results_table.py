@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import cell
+from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
 
 Results = Mapping[str, dict[str, Any]]
 UNKNOWN = "not measured yet"
@@ -107,93 +108,23 @@ def schemes(results: Results) -> str:
 
 def scheme_accuracy(results: Results) -> str:
     """What each scheme does to the answers, against the original on the same pictures."""
-    return _scheme_accuracy(results, lambda _: True)
+    return _scheme_tables(results, scheme_rows)
 
 
 def schemes_short(results: Results) -> str:
     """Some rows of `scheme_accuracy`."""
     shown = ("fp32", "fp16", "int8", "w8a8, smoothquant", "int4, gptq", "int4, nearest")
-    return _scheme_accuracy(results, lambda name: name in shown)
-
-
-def _scheme_accuracy(results: Results, wanted: Callable[[str], bool]) -> str:
-    tables = [
-        scheme_accuracy_rows({**document, "schemes": {k: v for k, v in document["schemes"].items() if wanted(k)}})
-        for document in _of(results, "scheme_accuracy_")
-    ]
-    return "\n\n".join(markdown(*parts) for parts in tables) or UNKNOWN
-
-
-def scheme_accuracy_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Head and rows for one document of scheme_accuracy.py; differences are from the original's top-1, in points."""
-    head = [f"{document['checkpoint']}: scheme", "weights, MB"]
-    for data in document["schemes"][document["original"]]["data"]:
-        head += [f"{data}: top-1, %", "points [95 %]", "lost / gained, p", "changed", "KL, mnat [95 %]"]
-    rows = []
-    for name, row in document["schemes"].items():
-        cells = [name, cell(row["weights_bytes"] / 1e6, 2)]
-        for found in row["data"].values():
-            cells += _against_original(found, same=name == document["original"])
-        rows.append(cells)
-    return head, rows
-
-
-def _against_original(found: Mapping[str, Any], *, same: bool) -> list[str]:
-    top_1 = found["top_1"]
-    if same:
-        return [cell(top_1["after_percent"]), "-", "-", "-", "-"]
-    return [
-        cell(top_1["after_percent"]),
-        _points(top_1),
-        f"{top_1['lost']} / {top_1['gained']}, {_p(top_1['mcnemar_p'])}",
-        f"{found['changed']} of {found['pictures']:,}",
-        _divergence(found["kl_nats"]),
-    ]
+    return _scheme_tables(results, lambda document: scheme_rows(document, shown))
 
 
 def scheme_pairs(results: Results) -> str:
     """What fitting weights to photographs is worth."""
-    tables = [scheme_pair_rows(document) for document in _of(results, "scheme_accuracy_")]
-    return "\n\n".join(markdown(*parts) for parts in tables) or UNKNOWN
+    return _scheme_tables(results, pair_rows)
 
 
-def scheme_pair_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Head and rows for one document of scheme_accuracy.py; differences are fitted less nearest."""
-    head = [f"{document['checkpoint']}: fitted, against"]
-    for data in document["schemes"][document["original"]]["data"]:
-        head += [f"{data}: top-1, points [95 %], p", "as the original, %, p", "KL, mnat [95 %]"]
-    rows = [
-        [f"{pair['fitted']}, {pair['nearest'].split(', ')[-1]}", *(c for d in pair["data"].values() for c in _fitted(d))]
-        for pair in document["pairs"]
-    ]
-    return head, rows
-
-
-def _fitted(found: Mapping[str, Any]) -> list[str]:
-    top_1, agreement = found["top_1"], found["agreement"]
-    return [
-        f"{_points(top_1)}, {_p(top_1['mcnemar_p'])}",
-        f"{cell(agreement['before_percent'])} to {cell(agreement['after_percent'])}, {_p(agreement['mcnemar_p'])}",
-        _divergence(found["kl_nats"]),
-    ]
-
-
-def _points(change: Mapping[str, Any]) -> str:
-    low, high = change["difference_95_points"]
-    return f"{change['difference_points']:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _divergence(nats: Mapping[str, Any]) -> str:
-    mean, low, high = (1000 * value for value in (nats["mean"], *nats["mean_95"]))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
-
-
-def _of(results: Results, title: str) -> list[dict[str, Any]]:
-    return [document for name, document in results.items() if name.startswith(title)]
+def _scheme_tables(results: Results, rows: Callable[[Mapping[str, Any]], tuple[Sequence[str], Rows]]) -> str:
+    documents = [document for name, document in results.items() if name.startswith("scheme_accuracy_")]
+    return "\n\n".join(markdown(*rows(document)) for document in documents) or UNKNOWN
 
 
 def cold_start(results: Results) -> str:

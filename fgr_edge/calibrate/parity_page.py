@@ -18,8 +18,8 @@ from fgr_edge.errors import MissingExtraError
 from fgr_edge.evaluate.figures import require_matplotlib
 from fgr_edge.evaluate.files import write_files
 from fgr_edge.evaluate.thumbnail import thumbnail
+from fgr_edge.runtime.bundle import PARITY
 
-PARITY = "parity.json"
 PAGE = "parity.html"
 PICTURED = 24  # changed answers of a kind, with their pictures
 KINDS = {"lost": "Lost: right before, wrong now", "gained": "Gained: wrong before, right now"}

@@ -14,9 +14,8 @@ from fgr_edge.calibrate.verify_report import AccuracyReport
 from fgr_edge.errors import BundleError
 from fgr_edge.evaluate.evaluation import EvaluationConfig, ProgressBar, evaluate
 from fgr_edge.evaluate.summary import share
-from fgr_edge.runtime.bundle import Bundle, sha256_of
+from fgr_edge.runtime.bundle import PARITY, Bundle, sha256_of
 
-PARITY = "parity.json"
 # Another machine rounds otherwise and turns a few answers that hang by a thread, in both directions: of 1,265
 # photographs, int8 changes 0.1 points against fp32. Where one point is lost, it is not rounding.
 ALLOWED_DROP = 0.01

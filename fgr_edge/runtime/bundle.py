@@ -55,6 +55,7 @@ Progress = Callable[[int, int], None]
 
 LABELS = "labels.json"
 TOKENIZER = "tokenizer.json"
+PARITY = "parity.json"
 ALWAYS_HASHED_BYTES = 64 * 1024 * 1024
 """Files are hashed at every open, smallest first, while they stay within this total: some 50 ms at most."""
 

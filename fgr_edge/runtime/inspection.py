@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.bundle import PARITY, Bundle
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The manifest with the path, the total size and the memory of the KV cache added (schema of `inspect --json`)."""
+    """The manifest with path, total size, memory of the KV cache and headline of the proof (schema of `--json`)."""
     bundle = Bundle.open(path)
     labels = bundle.labels()
     decoder = bundle.manifest["decoder"]
@@ -19,6 +19,7 @@ def describe(path: Path) -> dict[str, Any]:
         "total_bytes": sum(entry["size"] for entry in bundle.manifest["files"].values()),
         "cache_bytes_per_token": per_token * (2 if decoder["cache_dtype"] == "float16" else 4),
         "labels": 0 if labels is None else len(labels.labels),
+        "proof": _headline(bundle),
         **bundle.manifest,
     }
 
@@ -39,11 +40,21 @@ def summary(path: Path) -> str:
         ),
         ("labels", str(d["labels"]) if d["labels"] else "none stored"),
         ("KV cache", f"{readable(d['cache_bytes_per_token'])} a token"),
+        ("proof", d["proof"] or "none: it was not compared with the original"),
         *((name, readable(entry["size"])) for name, entry in sorted(d["files"].items())),
         ("total", readable(d["total_bytes"])),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _headline(bundle: Bundle) -> str | None:
+    """What the parity report says in one line; None without a report."""
+    if PARITY not in bundle:
+        return None
+    report = bundle.json(PARITY)
+    headline = report.get("verdict", {}).get("headline") if isinstance(report, dict) else None
+    return str(headline) if headline else None
 
 
 def readable(count: int) -> str:
