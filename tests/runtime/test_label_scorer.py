@@ -19,7 +19,8 @@ from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.label_scorer import DIRECT, REASONED, ClassScores, LabelScorer, compile_frames
 from fgr_edge.runtime.labels import Label, LabelSet, read_labels
 from fgr_edge.runtime.manifest import sealed
-from fgr_edge.runtime.recognizer import Recognizer, _Request
+from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.request import Request
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -98,7 +99,7 @@ def best(
     scorer = recognizer._scorer
     assert scorer is not None
     confidence = confidence or Confidence.uncalibrated(len(scorer.labels))
-    logits = recognizer._read(picture, _Request(), scorer).logits
+    logits = recognizer._read(picture, Request(), scorer).logits
     return scorer.best(DIRECT, logits, recognizer._extend, confidence, **options), confidence
 
 
@@ -293,7 +294,7 @@ def test_decoding_after_scoring_equals_decoding_without_bitwise(tiny_models: Tin
     scorer = recognizer._scorer
     assert scorer is not None
     picture = drawing(200, 150)
-    context = recognizer._read(picture, _Request(), scorer)
+    context = recognizer._read(picture, Request(), scorer)
     logits, length = context.logits.copy(), recognizer._decoder.length
     expected = [recognizer._extend([token]).copy() for token in (20, 30, 40)]
     for score in (scorer.all, lambda *given: scorer.best(*given, Confidence.uncalibrated(len(ODD)))):
@@ -381,7 +382,7 @@ def test_compiled_sequences_are_used_and_are_what_would_be_compiled(tiny_models:
     for frame in (DIRECT, REASONED):
         found = []
         for one in (scorer, fresh):
-            logits = recognizer._read(drawing(*SMALL), _Request(), one).logits
+            logits = recognizer._read(drawing(*SMALL), Request(), one).logits
             found.append(one.all(frame, logits, recognizer._extend).log_probs)
         np.testing.assert_array_equal(*found)
     assert encoded == [REASONED.lead], "no name was encoded"
