@@ -38,10 +38,10 @@ from fgr_edge.export.assembly import BundleOptions, write_bundle
 from fgr_edge.export.calibration import CalibrationOptions, calibrate
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.model import open_model
-from fgr_edge.export.precisions import PRECISIONS
+from fgr_edge.export.precisions import find_precision
 from fgr_edge.export.targets import TARGETS
 checkpoint, thinker, pictures, folder = (Path(argument) for argument in sys.argv[1:5])
-model, precision = open_model(Checkpoint.open(checkpoint)), PRECISIONS["int4"]
+model, precision = open_model(Checkpoint.open(checkpoint)), find_precision("int4", {}, "awq")
 chosen = calibration_pictures(pictures, folder, count=int(sys.argv[5]))
 options = CalibrationOptions(thought_tokens=int(sys.argv[6]), quiet=True)
 found = calibrate(model, chosen, precision.plan(), precision.method, folder / "calibration", thinker, options)
