@@ -57,7 +57,7 @@ class Variant:
         precision: of `--precision`.
         method: of `--method`; None is the precision's own.
         everywhere: scheme of all three parts; None leaves the precision's.
-        nearest: the variant with the same layout, rounded to nearest, that it is compared with; None is not compared.
+        nearest: the variant with the same layout, rounded to nearest, to compare it with; None where there is none.
     """
 
     precision: str

@@ -17,9 +17,11 @@ _KL = "KL [95 %]"
 
 
 def scheme_rows(document: Object, wanted: Container[str] | None = None) -> tuple[Sequence[str], Rows]:
-    """Head and rows: every scheme, or those `wanted`, against the original on the same pictures."""
+    """Head and rows: every scheme against the original on the same pictures; those `wanted` on the first data alone."""
     original = document["original"]
     first, *others = document["schemes"][original]["data"]
+    if wanted is not None:
+        others = []
     head = [f"{document['checkpoint']}: scheme", "weights, MB", f"{first}: top-1, %", _CHANGE]
     head += ["lost / gained", "changed", _KL, *(f"{data}: {title}" for data in others for title in ("top-1, %", _KL))]
     rows = []
@@ -34,7 +36,7 @@ def scheme_rows(document: Object, wanted: Container[str] | None = None) -> tuple
 def pair_rows(document: Object) -> tuple[Sequence[str], Rows]:
     """Head and rows: fitted weights against the same layout rounded to nearest."""
     first, *others = document["schemes"][document["original"]]["data"]
-    head = [f"{document['checkpoint']}: fitted, against", f"{first}: {_CHANGE}", "the original's answers, %, p"]
+    head = [f"{document['checkpoint']}: difference", f"{first}: {_CHANGE}", "the original's answers, %, p"]
     head += [_KL, *(f"{data}: {_KL}" for data in others)]
     rows = []
     for pair in document["pairs"]:
@@ -43,7 +45,7 @@ def pair_rows(document: Object) -> tuple[Sequence[str], Rows]:
         shares = f"{cell(agreement['before_percent'])} to {cell(agreement['after_percent'])}"
         rows.append(
             [
-                f"{pair['fitted']}, {pair['nearest'].split(', ')[-1]}",
+                f"{pair['fitted']} - {pair['nearest'].split(', ')[-1]}",
                 _points(found["top_1"]),
                 f"{shares}, {_p(agreement['mcnemar_p'])}",
                 *(_divergence(pair["data"][data]["kl_nats"], "+") for data in (first, *others)),

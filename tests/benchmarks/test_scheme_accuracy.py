@@ -125,7 +125,7 @@ def test_the_tables_have_a_row_for_each_scheme_and_pair_and_short_ones_fewer(
     assert len({line.count(" | ") for line in lines}) == 1
     assert len(schemes_short(results).splitlines()) == 3
     (row,) = scheme_pairs(results).splitlines()[2:]
-    assert row.startswith("| int4, gptq, nearest | +100.0 [")
+    assert row.startswith("| int4, gptq - nearest | +100.0 [")
     assert "| 0.0 to 100.0, p = 1 | -" in row
     assert scheme_accuracy({}) == scheme_pairs({}) == "not measured yet"
 
