@@ -25,6 +25,7 @@ from fgr_edge.errors import CheckpointError, EngineError
 from fgr_edge.export import settings
 from fgr_edge.export.chat import prompt_spec
 from fgr_edge.export.checkpoint import LazyTensor
+from fgr_edge.export.dialects.dialect import Dialect
 from fgr_edge.export.graphs.decoder import build_decoder, decoder_weights
 from fgr_edge.export.graphs.vision import build_vision, vision_weights
 from fgr_edge.export.model import Model
@@ -81,12 +82,8 @@ def write_bundle(
     started = time.perf_counter()
     dialect = target.dialect(plan)
 
-    def build_graphs(folder: Path | None, step: Step) -> None:
-        build_vision(folder, model.vision_dims, model.vision, dialect, step)
-        build_decoder(folder, model.decoder_dims, model.decoder, model.head, dialect, step)
-
     # 1. Everything that can be wrong with the checkpoint is found before a byte is written.
-    build_graphs(None, lambda _: None)
+    _build_graphs(None, model, dialect, lambda _: None)
     manifest = _manifest(model, target, plan, options)
     # 2. Weights, streamed. The embedding keeps its stored precision: it is read by rows and costs no bandwidth.
     table = model.decoder_dims.vocab * model.decoder_dims.hidden
@@ -94,7 +91,7 @@ def write_bundle(
     with BundleWriter(output, force=force) as bundle:
         with progress_bar(f"{options.title} {plan.decoder.name}", total, quiet=options.quiet) as step:
             _write_embedding(model.embedding, bundle.folder / "embedding.bin", step)
-            build_graphs(bundle.folder, step)
+            _build_graphs(bundle.folder, model, dialect, step)
         _check_graphs(bundle.folder)
         # 3. What travels along.
         shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / TOKENIZER)
@@ -103,6 +100,20 @@ def write_bundle(
         bundle.manifest = manifest
     log.info("bundle %s written in %.1f s", output, time.perf_counter() - started)
     return output
+
+
+def check_tensors(model: Model, target: Target, plan: Plan) -> None:
+    """Find out, without reading a weight, whether every tensor is there and has its shape.
+
+    Raises:
+        CheckpointError: names the tensor.
+    """
+    _build_graphs(None, model, target.dialect(plan), lambda _: None)
+
+
+def _build_graphs(folder: Path | None, model: Model, dialect: Dialect, step: Step) -> None:
+    build_vision(folder, model.vision_dims, model.vision, dialect, step)
+    build_decoder(folder, model.decoder_dims, model.decoder, model.head, dialect, step)
 
 
 def _manifest(model: Model, target: Target, plan: Plan, options: BundleOptions) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from fgr_edge.data.aviary import SPECIES
 from fgr_edge.data.labelled import LabelledPicture
 from fgr_edge.errors import ConfigError, MissingExtraError, ParityError
 from fgr_edge.export.adapters import with_adapter
-from fgr_edge.export.assembly import BundleOptions
+from fgr_edge.export.assembly import BundleOptions, check_tensors
 from fgr_edge.export.calibration import CalibrationOptions, calibrate
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.gpus import check_gpu, find_gpu, runnable
@@ -37,9 +37,9 @@ from fgr_edge.export.precisions import Precision, find_precision
 from fgr_edge.export.progress import progress_bar
 from fgr_edge.export.proof import Exam, Proven, golden_arrays, prove, write_report
 from fgr_edge.export.soup import Soup, check_members, greedy_soup, open_member, uniform_soup
-from fgr_edge.export.targets import Target, find_target
+from fgr_edge.export.targets import TARGETS, Target, find_target
 from fgr_edge.export.trial import Trial
-from fgr_edge.export.workshop import Workshop
+from fgr_edge.export.workshop import ORIGINAL, Workshop
 from fgr_edge.runtime.bundle_writer import BundleWriter, check_output
 from fgr_edge.runtime.labels import LabelSet, normalized, read_labels
 
@@ -143,9 +143,10 @@ def export_checkpoint(config: ExportConfig) -> Path:
     # What is wrong with them is found before a byte is written.
     if config.soup:
         check_members(members)
-    else:
-        open_model(members[0])
+    check_tensors(open_model(members[0]), TARGETS["cpu"], ORIGINAL)
     _Export(config, precision, target, members, labels).run()
+    if not config.proof:
+        log.warning("%s is not proved: nothing was measured (--no-proof)", config.output)
     log.info("bundle %s written in %.1f s", config.output, time.perf_counter() - started)
     return config.output
 
@@ -233,7 +234,6 @@ class _Export:
     ) -> Path:
         """The bundle that is taken, as it is written so far; report and golden outputs go to `bundle` at once."""
         if not self.config.proof or pictures is None:
-            log.warning("%s is not proved: nothing was measured (--no-proof)", self.config.output)
             return shop.write(model, plan)
         exam = self._exam(pictures, calibration)
         proven = prove(shop, model, plan, exam)

