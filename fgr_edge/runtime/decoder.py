@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
-from fgr_edge.runtime.head import LazyLogits, ScreenedHead
+from fgr_edge.runtime.head import Head, LazyLogits
 from fgr_edge.runtime.rotary import IntArray, RotaryAngles, frequency_axes
 from fgr_edge.runtime.sessions.session import Buffer, Session
 from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step, StepInput
@@ -72,7 +72,7 @@ class Decoder:
         length: tokens in the cache.
     """
 
-    def __init__(self, session: Session, spec: DecoderSpec, head: ScreenedHead | None = None) -> None:
+    def __init__(self, session: Session, spec: DecoderSpec, head: Head | None = None) -> None:
         self._session = session
         self._head = head
         self.spec = spec

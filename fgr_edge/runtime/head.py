@@ -46,10 +46,10 @@ class LazyLogits:
         return self.screen.likeliest(self.hidden, seen, penalty)
 
 
-class ScreenedHead:
-    """head.onnx and its screen, open."""
+class Head:
+    """head.onnx, and its screen where it has one."""
 
-    def __init__(self, session: Session, screen: Screen) -> None:
+    def __init__(self, session: Session, screen: Screen | None) -> None:
         self._session = session
         self.screen = screen
 
@@ -58,11 +58,12 @@ class ScreenedHead:
         return self._session.bind({"hidden": hidden}, {"logits": logits})
 
 
-def open_head(bundle: Bundle, session: Callable[[str], Session]) -> ScreenedHead | None:
+def open_head(bundle: Bundle, session: Callable[[str], Session], *, screened: bool) -> Head | None:
     """The head of a bundle that has a screen; None where decoder.onnx has the head inside.
 
     Args:
         session: opens a graph of the bundle by its file name.
+        screened: whether to use the screen: with engines whose float32 products are float32 (CUDA's may be TF32).
 
     Raises:
         BundleError: the files do not fit each other.
@@ -71,14 +72,15 @@ def open_head(bundle: Bundle, session: Callable[[str], Session]) -> ScreenedHead
     spec = bundle.manifest.get("screen")
     if spec is None:
         return None
+    head = session(HEAD)  # first: opening it reads the weight, whose rows the screen looks at
+    if not screened:
+        return Head(head, None)
     decoder = bundle.manifest["decoder"]
     stored = bundle.arrays(SCREEN_NORMS)
     if not {"errors", "rows"} <= stored.keys():
         raise BundleError(f"{bundle.file(SCREEN_NORMS)} holds {sorted(stored)}, expected errors and rows; export again")
     weight = _mapped(bundle, (decoder["vocab"], decoder["hidden"]))
-    head = session(HEAD)  # first: opening it reads the weight, whose rows the screen looks at
-    screen = Screen(session(SCREEN), weight, RowNorms(stored["errors"], stored["rows"]), spec["block_size"])
-    return ScreenedHead(head, screen)
+    return Head(head, Screen(session(SCREEN), weight, RowNorms(stored["errors"], stored["rows"]), spec["block_size"]))
 
 
 def _mapped(bundle: Bundle, shape: tuple[int, int]) -> npt.NDArray[Any]:

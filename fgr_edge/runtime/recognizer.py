@@ -129,7 +129,11 @@ class Recognizer:
         self._decoder = Decoder(
             OnnxRuntimeSession(opened.file("decoder.onnx"), device, threads),
             read_spec(DecoderSpec, manifest["decoder"], "decoder"),
-            open_head(opened, lambda name: OnnxRuntimeSession(opened.file(name), device, threads)),
+            open_head(
+                opened,
+                lambda name: OnnxRuntimeSession(opened.file(name), device, threads),
+                screened=device == "cpu",
+            ),
         )
         generation = manifest["generation"]
         self._repetition_penalty = float(generation.get("repetition_penalty", 1.0))

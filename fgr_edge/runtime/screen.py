@@ -77,7 +77,7 @@ class Screen:
         block_size: inputs that share a scale in the engine.
 
     Attributes:
-        candidates: rows that the last token was chosen among; V where the full head has to say.
+        candidates: rows that the last token was chosen among; None where the full head has to say.
 
     Raises:
         BundleError: norms and weight do not fit each other.
@@ -100,7 +100,7 @@ class Screen:
         self._sum = np.empty(vocab, np.float32)
         self._run = session.bind({"halves": self._input}, {"coarse_logits": self._output})
         self._pause = self._waiting = 0
-        self.candidates = vocab
+        self.candidates: int | None = None
         self._trusted = True
         self._probe()
 
@@ -115,7 +115,7 @@ class Screen:
         always open costs hardly more than without a screen.
         """
         if self._waiting or not self._trusted:
-            self.candidates = len(self._weight)
+            self.candidates = None
             self._waiting -= bool(self._waiting)
             return None
         token = self.certain(hidden, seen, penalty)
@@ -125,7 +125,9 @@ class Screen:
 
     def certain(self, hidden: Floats, seen: IntArray | None = None, penalty: float = 1.0) -> int | None:
         """As `likeliest`, without pauses."""
-        self.candidates = len(self._weight)
+        self.candidates = None
+        if not np.isfinite(hidden).all():
+            return None
         halves = split(hidden, self._block)
         if not self._fits(halves):
             return None
@@ -152,8 +154,8 @@ class Screen:
         return int(rows[best])
 
     def _fits(self, halves: _Halves) -> bool:
-        """Whether no logit can overflow; false for norms or inputs that are no numbers, too."""
-        return halves.error_factor * max(self._largest) < LARGEST
+        """Whether no logit can overflow; false where a norm is no number, too."""
+        return halves.error_factor * sum(self._largest) < LARGEST
 
     def _coarse(self, halves: _Halves) -> Floats:
         self._input.array[0] = halves.rows
