@@ -1,7 +1,7 @@
 """The screen of a head: whether it gets one, and how far each row of its coarse copy is from the exact one.
 
 In: the head [V, H], target and plan. Out: the plan of the coarse copy, and screen.npz with `errors` and `rows`, float32
-[V], upper bounds of Euclidean norms (`runtime/screen.py` says what for). Memory in use is a chunk of the weight.
+[V], upper bounds of Euclidean norms (`runtime/screen_bounds.py` says what for). Memory in use is a chunk of the weight.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from fgr_edge.errors import BundleError
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.screen import RowNorms, Screen
+from fgr_edge.runtime.screen import Screen
+from fgr_edge.runtime.screen_bounds import RowNorms
 from fgr_edge.runtime.sessions.session import Buffer, Session
 
 Floats = npt.NDArray[np.float32]

@@ -3,68 +3,42 @@
 In: the decoder's hidden row h [H]. Out: the token that the full head would choose, or None where that is not certain
 and the full head has to say. Knows numbers only; no text, no cache.
 
-Row w_i of the head [V, H] has the logit l_i = w_i h. Its coarse copy w~_i, in int8, is computed with inputs h~ that the
-engine rounds to int8, too, and gives l~_i. By Cauchy and Schwarz
-
-    |l_i - l~_i| <= |w_i - w~_i| |h| + |w~_i| |h - h~| + rounding
-
-so that a row whose l~_i lies further below the best logit than this is not the best. The norms come with the bundle.
-The rounding of inputs is made small by giving the engine two rows that add up to h: h rounded as the engine would
-round it, which it then takes as it is, and the rest, whose own rounding is some 250 times smaller.
-
-The float32 sums of engines differ with the order of their additions, by at most gamma_n = n u / (1 - n u) times the sum
-of magnitudes, u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). A lead that is not larger than
-that, equal rows among them, is left to the full head.
+A row whose coarse logit lies further below the best logit than its bound (`screen_bounds`) is not the best. Those left
+are computed in float64. A lead that is not larger than what the full head's own float32 sums may be off, equal rows
+among them, is left to the full head, as are inputs that leave many rows.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fgr_edge.errors import BundleError
+from fgr_edge.runtime.screen_bounds import (
+    COARSE_TERMS,
+    EXACT_TERMS,
+    LEVELS,
+    SMALLEST,
+    Doubles,
+    Floats,
+    Halves,
+    IntArray,
+    Penalties,
+    RowNorms,
+    gamma,
+    rounding,
+    split,
+)
 from fgr_edge.runtime.sessions.session import Session
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
-LEVELS = 127  # of an input, in each direction, in int8
-ROUNDING = 2.0**-24  # u of float32
-EXACT_TERMS = 64  # roundings that an engine may add to the H of a row's sum
-COARSE_TERMS = 512  # and here: engines take zero points away from sums, few but large numbers
-SMALLEST = 1e-30  # a block of inputs below this is taken as zero: engines divide by it
 LARGEST = 1e30  # logits that could exceed this could overflow
 MOST_ROWS = 16  # computed exactly at most, or a share of the vocabulary:
 MOST_ROWS_SHARE = 128  # float64 rows of this share cost about as much as the coarse copy
 LONGEST_PAUSE = 31  # tokens
 PROBED_ROWS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class RowNorms:
-    """Upper bounds [V] float32 of Euclidean norms. errors: of w_i - w~_i; rows: of w_i and of w~_i."""
-
-    errors: Floats
-    rows: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class _Halves:
-    """A hidden row in two: rows [2, H] float32, and bounds of what an engine's logits of them may be away from exact.
-
-    error_factor, row_factor: multiply `RowNorms.errors` and `.rows`.
-    """
-
-    rows: Floats
-    error_factor: float
-    row_factor: float
 
 
 class Screen:
@@ -93,7 +67,7 @@ class Screen:
                 )
         self._weight, self._norms, self._block = weight, norms, block_size
         self._largest = (float(norms.errors.max()), float(norms.rows.max()))
-        self._gamma = _gamma(hidden + EXACT_TERMS)
+        self._gamma = gamma(hidden + EXACT_TERMS)
         self._most = max(MOST_ROWS, vocab // MOST_ROWS_SHARE)
         self._input = session.buffer((1, 2, hidden), np.float32)
         self._output = session.buffer((1, 2, vocab), np.float32)
@@ -102,7 +76,8 @@ class Screen:
         self._pause = self._waiting = 0
         self.candidates: int | None = None
         self._trusted = True
-        self._probe()
+        if not (self._adds_up() and self._keeps_bounds()):
+            self._distrust()
 
     def likeliest(self, hidden: Floats, seen: IntArray | None = None, penalty: float = 1.0) -> int | None:
         """The token whose logit is largest in the full head; None where the full head has to say.
@@ -131,8 +106,8 @@ class Screen:
         halves = split(hidden, self._block)
         if not self._fits(halves):
             return None
-        coarse = self._coarse(halves)
-        penalties = _Penalties(seen, penalty)
+        coarse = self._coarse(halves.rows)
+        penalties = Penalties(seen, penalty)
         penalties.apply(coarse)
         guess = int(coarse.argmax())  # the first NaN, where there is one
         if not np.isfinite(coarse[guess]):
@@ -144,64 +119,83 @@ class Screen:
             return None
         values, low_ends, high_ends = self._exact(rows, inputs, penalties)
         away = np.abs(values - coarse[rows])
-        if (away > self._bounds(rows, halves, penalties) + _rounding(values)).any():
+        if (away > self._bounds(rows, halves, penalties) + rounding(values)).any():
             self._distrust()
             return None
         best = int(values.argmax())
-        if not (np.delete(high_ends, best) < low_ends[best]).all():
+        if (np.delete(high_ends, best) >= low_ends[best]).any():
             return None
         self.candidates = len(rows)
         return int(rows[best])
 
-    def _fits(self, halves: _Halves) -> bool:
+    def _fits(self, halves: Halves) -> bool:
         """Whether no logit can overflow; false where a norm is no number, too."""
         return halves.error_factor * sum(self._largest) < LARGEST
 
-    def _coarse(self, halves: _Halves) -> Floats:
-        self._input.array[0] = halves.rows
+    def _coarse(self, rows: Floats) -> Floats:
+        """The sum [V] of the coarse logits of two rows [2, H]; overwritten by the next call."""
+        self._input.array[0] = rows
         self._input.upload()
         self._run()
         self._output.download()
         np.add(self._output.array[0, 0], self._output.array[0, 1], out=self._sum)
         return self._sum
 
-    def _not_ruled_out(self, coarse: Floats, halves: _Halves, penalties: _Penalties, low: float) -> IntArray:
+    def _not_ruled_out(self, coarse: Floats, halves: Halves, penalties: Penalties, low: float) -> IntArray:
         """Rows whose logit may reach `low`: first by the widest bound of all rows, then by their own."""
         errors, rows = self._largest
-        widest = penalties.slope * (halves.error_factor * errors + halves.row_factor * rows) + _rounding(low)
+        widest = penalties.slope * (halves.error_factor * errors + halves.row_factor * rows) + rounding(low)
         found = np.flatnonzero(coarse >= np.nextafter(np.float32(low - 1.001 * widest), np.float32(-np.inf)))
-        reach = coarse[found] + self._bounds(found, halves, penalties) + _rounding(coarse[found])
+        reach = coarse[found] + self._bounds(found, halves, penalties) + rounding(coarse[found])
         kept: IntArray = found[reach >= low]
         return kept
 
-    def _bounds(self, rows: IntArray, halves: _Halves, penalties: _Penalties) -> Doubles:
+    def _bounds(self, rows: IntArray, halves: Halves, penalties: Penalties) -> Doubles:
         """How far the coarse logits of `rows` may be away from what the full head gives."""
         errors, norms = self._norms.errors[rows].astype(np.float64), self._norms.rows[rows].astype(np.float64)
         return (halves.error_factor * errors + halves.row_factor * norms) * penalties.slopes(rows)
 
-    def _exact(self, rows: IntArray, inputs: Doubles, penalties: _Penalties) -> tuple[Doubles, Doubles, Doubles]:
+    def _exact(self, rows: IntArray, inputs: Doubles, penalties: Penalties) -> tuple[Doubles, Doubles, Doubles]:
         """Logits of `rows`, and the ends of what a float32 engine may make of each."""
         weight = self._weight[rows].astype(np.float64)
         plain = weight @ inputs
         away = self._gamma * (np.abs(weight) @ np.abs(inputs)) * penalties.slopes(rows)
         values = penalties.of(rows, plain)
-        away += _rounding(values) + SMALLEST
+        away += rounding(values) + SMALLEST
         return values, values - away, values + away
 
-    def _probe(self) -> None:
-        """Trust no engine that rounds otherwise than it should: look at some rows before the first token."""
-        vocab, hidden = self._weight.shape
-        rows = np.unique(np.linspace(0, vocab - 1, PROBED_ROWS).astype(np.int64))
+    def _adds_up(self) -> bool:
+        """Whether the engine takes inputs that are rounded as it rounds as they are: then their logits add up.
+
+        One that rounds to another grid, or all blocks by one scale, does not, and `split` would say too little of it.
+        """
+        length = self._weight.shape[1]
+        place = np.arange(length)
+        first = place % self._block == 0  # the largest of each block: all rows have the same grid
         random = np.random.default_rng(0)
-        for outlier in (1.0, 50.0):
-            values = random.standard_normal((hidden,), np.float32)
-            values[:: max(1, hidden // 4)] *= np.float32(outlier)
-            halves = split(values, self._block)
-            if not self._fits(halves):
-                continue
-            exact = self._weight[rows].astype(np.float64) @ values.astype(np.float64)
-            if not (np.abs(exact - self._coarse(halves)[rows]) <= self._bounds(rows, halves, _Penalties())).all():
-                self._distrust()
+        some, others = np.where(first, 0, random.integers(-LEVELS // 2 + 1, LEVELS // 2, (2, length)))
+        largest = np.where(first, LEVELS, 0)
+        grid = 0.01 * (1 + place // self._block % 7)
+        rows = (np.stack([largest + some, largest + others, largest + some + others, largest]) * grid).astype(
+            np.float32
+        )
+        apart = self._coarse(rows[:2]).copy()
+        together = self._coarse(rows[2:])
+        sums = gamma(length + COARSE_TERMS) * float(np.linalg.norm(rows, axis=1).sum())
+        return bool((np.abs(apart - together) <= sums * self._norms.rows + SMALLEST).all())
+
+    def _keeps_bounds(self) -> bool:
+        """Whether some rows of the exact head are as near to the coarse ones as the norms say."""
+        vocab, length = self._weight.shape
+        rows = np.unique(np.linspace(0, vocab - 1, PROBED_ROWS).astype(np.int64))
+        hidden = np.random.default_rng(0).standard_normal((length,), np.float32)
+        hidden[:: max(1, length // 4)] *= np.float32(50)  # as trained models have them
+        halves = split(hidden, self._block)
+        if not self._fits(halves):
+            return True  # and nothing will be asked of it
+        exact = self._weight[rows].astype(np.float64) @ hidden.astype(np.float64)
+        away = np.abs(exact - self._coarse(halves.rows)[rows])
+        return bool((away <= self._bounds(rows, halves, Penalties())).all())
 
     def _distrust(self) -> None:
         if self._trusted:
@@ -210,70 +204,3 @@ class Screen:
                 "decoding goes on with the full head, correct and slower"
             )
         self._trusted = False
-
-
-class _Penalties:
-    """A repetition penalty on the logits of some tokens; monotone, and no steeper than `slope`."""
-
-    def __init__(self, seen: IntArray | None = None, penalty: float = 1.0) -> None:
-        self._factor = np.float32(penalty)  # as `sampling.Sampler` rounds it
-        self._seen = None if seen is None or penalty == 1.0 or not len(seen) else seen
-        self.slope = 1.0 if self._seen is None else max(float(self._factor), 1 / float(self._factor))
-
-    def apply(self, logits: Floats) -> None:
-        """Penalize logits [V] in place."""
-        if self._seen is not None:
-            logits[self._seen] = self._penalized(logits[self._seen])
-
-    def of(self, rows: IntArray, logits: Doubles) -> Doubles:
-        """Penalize those of `rows` that were seen."""
-        if self._seen is None:
-            return logits
-        return np.where(np.isin(rows, self._seen), self._penalized(logits), logits)
-
-    def slopes(self, rows: IntArray) -> Doubles:
-        """By how much the penalty can stretch a difference in each of `rows`."""
-        stretched: Doubles = np.ones(len(rows))
-        if self._seen is not None:
-            stretched[np.isin(rows, self._seen)] = self.slope
-        return stretched
-
-    def _penalized(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.where(logits < 0, logits * self._factor, logits / self._factor)
-
-
-def split(hidden: Floats, block_size: int) -> _Halves:
-    """Cut h [H] into what an engine takes as it is, and the rest.
-
-    Args:
-        block_size: inputs that share a scale in the engine: their largest magnitude / 127.
-    """
-    length = len(hidden)
-    padded = np.zeros((-(-length // block_size), block_size), np.float32)
-    padded.reshape(-1)[:length] = hidden
-    step = np.abs(padded).max(axis=1, keepdims=True) / np.float32(LEVELS)
-    step[step < SMALLEST] = 0
-    inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)
-    coarse = np.rint(padded * inverse) * step
-    rest = padded - coarse
-    largest = np.abs(rest).max(axis=1)
-    rest[largest < LEVELS * SMALLEST] = 0
-    # A whole step of the rest, not half of one: it is small, and then the engine may round as it likes.
-    unseen = np.where(largest < LEVELS * SMALLEST, largest, largest / LEVELS).astype(np.float64)
-    inputs = float(np.linalg.norm(hidden.astype(np.float64)))
-    rests = float(np.linalg.norm(rest.astype(np.float64)))
-    lost = float(np.sqrt(block_size * np.square(unseen).sum()))
-    # What the sums over both halves may be off, and the full head's own.
-    sums = _gamma(length + COARSE_TERMS) * (inputs + 2 * rests) + _gamma(length + EXACT_TERMS) * inputs
-    rows = np.stack([coarse.reshape(-1)[:length], rest.reshape(-1)[:length]])
-    return _Halves(rows, 1.000001 * inputs + SMALLEST, 1.000001 * (lost + sums) + SMALLEST)
-
-
-def _gamma(terms: int) -> float:
-    """Of a float32 sum of so many terms, whatever the order."""
-    return terms * ROUNDING / (1 - terms * ROUNDING)
-
-
-def _rounding(values: Any) -> Any:
-    """Of a logit that is penalized in float32, on both sides of a comparison."""
-    return 4 * ROUNDING * np.abs(values)

@@ -14,8 +14,9 @@ import pytest
 from fgr_edge.errors import BundleError
 from fgr_edge.runtime.head import LazyLogits
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
-from fgr_edge.runtime.screen import LONGEST_PAUSE, RowNorms, Screen, _Penalties, split
-from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from fgr_edge.runtime.screen import LONGEST_PAUSE, Screen
+from fgr_edge.runtime.screen_bounds import Penalties, RowNorms, split
+from fgr_edge.runtime.sessions.onnxruntime import HostBuffer, OnnxRuntimeSession
 from fgr_edge.runtime.sessions.session import Buffer
 
 pytest.importorskip("onnx")
@@ -112,12 +113,12 @@ def test_no_logit_is_further_from_the_exact_one_than_the_bound(tmp_path: Path, k
     for name, change in HIDDEN.items():
         for hidden in change(gaussian(10, columns, seed=5)):
             halves = split(hidden, BLOCK)
-            bounds = made.screen._bounds(rows, halves, _Penalties())
+            bounds = made.screen._bounds(rows, halves, Penalties())
             exact = weight @ hidden.astype(np.float64)
-            assert (np.abs(made.screen._coarse(halves) - exact) <= bounds).all(), name
+            assert (np.abs(made.screen._coarse(halves.rows) - exact) <= bounds).all(), name
             # With the full head's own rounding between: what is said of candidates is said of its logits.
-            assert (np.abs(made.screen._coarse(halves) - made.full(hidden)) <= bounds).all(), name
-            _, low, high = made.screen._exact(rows, hidden.astype(np.float64), _Penalties())
+            assert (np.abs(made.screen._coarse(halves.rows) - made.full(hidden)) <= bounds).all(), name
+            _, low, high = made.screen._exact(rows, hidden.astype(np.float64), Penalties())
             assert ((low <= made.full(hidden)) & (made.full(hidden) <= high)).all(), name
 
 
@@ -285,19 +286,67 @@ class Shifted:
         return shifted
 
 
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("after", [0, 3])
 def test_an_engine_that_rounds_otherwise_is_not_believed(
     tmp_path: Path, after: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = heads(WEIGHTS["plain"](gaussian(500, 128)), tmp_path)
     hidden = made.weight[0] * 20
     session: Any = Shifted(made.session, 0, 0.2, after)
-    screen = Screen(session, made.weight, made.norms, BLOCK)  # two calls to probe
+    screen = Screen(session, made.weight, made.norms, BLOCK)  # three calls to probe
     assert ("further from it" in caplog.text) == (after == 0)
     assert screen.likeliest(hidden) is None
     assert "further from it" in caplog.text and screen.candidates is None
     assert screen.likeliest(made.weight[1] * 20) is None
     assert len(caplog.records) == 1
+
+
+def in_steps(rows: Floats, levels: int, block: int) -> Floats:
+    """Rounded as an engine does, by one scale a block."""
+    blocks = rows.reshape(len(rows), -1, min(block, rows.shape[1]))
+    step = np.abs(blocks).max(axis=2, keepdims=True) / levels
+    rounded: Floats = (np.rint(blocks / step) * step).reshape(rows.shape)
+    return rounded
+
+
+class Rounding:
+    """An engine in numpy, with its own way to round inputs."""
+
+    def __init__(self, coarse: Floats, rule: Callable[[Floats], Floats]) -> None:
+        self._coarse, self._rule = coarse, rule
+
+    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike, *, on_host: bool = False) -> Any:
+        return HostBuffer(pytest.importorskip("onnxruntime"), np.zeros(shape, dtype))
+
+    def bind(self, inputs: Any, outputs: Any) -> Callable[[], None]:
+        def run() -> None:
+            outputs["coarse_logits"].array[0] = self._rule(inputs["halves"].array[0]) @ self._coarse.T
+
+        return run
+
+
+@pytest.mark.parametrize(
+    ("rule", "trusted"),
+    [
+        (lambda rows: in_steps(rows, 127, BLOCK), True),
+        (lambda rows: rows, True),  # not rounded at all
+        (lambda rows: in_steps(rows, 128, BLOCK), False),
+        (lambda rows: in_steps(rows, 127, 10**6), False),  # one scale for the whole row
+        (lambda rows: in_steps(rows, 63, BLOCK), False),
+        (lambda rows: rows.view(np.uint32).__and__(0xFFFF0000).view(np.float32), False),  # bfloat16
+    ],
+    ids=["as expected", "not at all", "to 128 levels", "one scale", "to 63 levels", "bfloat16"],
+)
+def test_only_engines_that_round_inputs_as_expected_are_believed(
+    tmp_path: Path, rule: Callable[[Floats], Floats], trusted: bool
+) -> None:
+    from fgr_edge.calibrate.schemes.int8 import quantize
+
+    made = heads(WEIGHTS["plain"](gaussian(500, 512)), tmp_path)
+    session: Any = Rounding(quantize(made.weight).dequantize(), rule)
+    screen = Screen(session, made.weight, made.norms, BLOCK)
+    assert (screen._adds_up(), screen._trusted) == (trusted, trusted)
+    assert (screen.likeliest(made.weight[1]) is not None) == trusted
 
 
 def test_norms_of_another_head_are_refused(tmp_path: Path) -> None:

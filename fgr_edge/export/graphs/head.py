@@ -4,7 +4,7 @@ head.onnx, the exact one:
     hidden         [1, R, H] float32  what the decoder graph gives
     -> logits      [1, R, V] float32
 screen.onnx, a coarse copy of it:
-    halves         [1, 2, H] float32  two rows that add up to one hidden row (see `runtime/screen.py`)
+    halves         [1, 2, H] float32  two rows that add up to one hidden row (see `runtime/screen_bounds.py`)
     -> coarse_logits [1, 2, V] float32
 """
 
