@@ -17,6 +17,7 @@ from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.model import open_model
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.export.targets import TARGETS
+from fgr_edge.export.tensor_places import tensor_places
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.inspection import summary
 from fgr_edge.runtime.recognizer import Recognizer
@@ -48,6 +49,14 @@ def test_a_screened_bundle_holds_the_head_once_and_its_coarse_copy(tiny_models: 
         onnx.checker.check_model(str(screened.file(f"{name}.onnx")))
     assert "int8 copy of the head" in summary(screened.path)
     assert "copy of the head" not in summary(plain.path)
+
+
+def test_every_byte_of_head_and_screen_is_digested_for_verify(tiny_models: TinyModels) -> None:
+    bundle = tiny_models.bundle("qwen2.5-wide", screened=True)
+    places = tensor_places(bundle)
+    for name in FILES:
+        covered = sum(place.length for place in places if place.file == name and (place.offset == 0 or ".data" in name))
+        assert covered == (bundle / name).stat().st_size, name
 
 
 def test_exporting_twice_gives_the_same_files(tiny_models: TinyModels, tmp_path: Path) -> None:
