@@ -4,12 +4,14 @@ In: a checkpoint. Out: a table, then one line of JSON. All peers live in one pro
 every peer does one picture and one decode, in an order that turns with the round, after a round that is thrown away.
 
 decode      tokens per second after the first, batch 1, greedy, exactly `--new-tokens` tokens whatever stop tokens come.
-            fgr-edge: embedding row, decoder step, argmax, for each token. transformers: `generate` of all tokens minus
-            `generate` of one, on prepared inputs.
+            fgr-edge: embedding row, decoder step, likeliest token, for each token. transformers: `generate` of all
+            tokens minus `generate` of one, on prepared inputs.
 first token from the path of a picture file to the first token: read, preprocess, prompt, vision, prefill, argmax.
-roofline    bytes of the decoder's weights (all are read for each token, the head too; the cache is left out) times
-            tokens per second, as a share of the read bandwidth. Bandwidth is measured in every round, between the
-            peers, because it drifts; the median is taken.
+roofline    bytes of the decoder's weights that are read for each token (all of them, the head too, or the coarse copy
+            of a screened head; the cache is left out) times tokens per second, as a share of the read bandwidth.
+            Bandwidth is measured in every round, between the peers, because it drifts; the median is taken.
+screen      of a screened head (`runtime/screen.py`): rows computed exactly for a token, and how many tokens the full
+            head had to choose.
 
     python benchmarks/latency.py --checkpoint DIR [--bundle-root out] [--rounds 7] [--new-tokens 64]
                                  [--picture FILE] [--threads 2] [--no-bf16] [--json FILE]
@@ -92,7 +94,27 @@ def summarize(results: list[tuple[FirstToken, Decoded]]) -> dict[str, Any]:
         "tpot_ms": tpot,
         "ttft_ms": percentiles([first.ms for first, _ in results]),
         "stages_ms": {name: percentiles([first.stages_ms[name] for first, _ in results]) for name in stages},
+        "screen": screened([decoded for _, decoded in results]),
     }
+
+
+def screened(decoded: Sequence[Decoded]) -> dict[str, Any] | None:
+    """What the screen of an output head left over; None without one."""
+    candidates = [count for one in decoded for count in one.candidates]
+    if not candidates:
+        return None
+    told = [count for count in candidates if count is not None]
+    return {
+        "candidates": percentiles(told) | {"max": max(told, default=None)},
+        "full_head_tokens": len(candidates) - len(told),
+        "tokens": len(candidates),
+    }
+
+
+def weight_bytes(bundle: Path, *names: str) -> int:
+    """Bytes of the weights of those graphs that the bundle has."""
+    files = (bundle / f"{name}.onnx.data" for name in names)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def compare(
@@ -104,10 +126,11 @@ def compare(
     for peer in peers.values():
         peer["decode_ratio"] = ratio(peer["decode_tokens_per_s"], base["decode_tokens_per_s"])
         peer["ttft_ratio"] = ratio(peer["ttft_ms"]["p50"], base["ttft_ms"]["p50"])
-    sizes = {precision: (path / "decoder.onnx.data").stat().st_size for precision, path in paths.items()}
-    sizes["bf16"] = sizes["fp32"] // 2
+    sizes = {f"fgr-edge {precision}": weight_bytes(path, "decoder", "screen") for precision, path in paths.items()}
+    sizes[BASE] = weight_bytes(paths["fp32"], "decoder", "head")
+    sizes["transformers bf16"] = sizes[BASE] // 2
     for name, peer in peers.items():
-        peer["bytes_per_token"] = sizes[name.split()[-1]]
+        peer["bytes_per_token"] = sizes[name]
         rate = peer["bytes_per_token"] * peer["decode_tokens_per_s"] / 1e9
         peer["roofline_share"] = ratio(rate, bandwidth_gbps)
     return peers

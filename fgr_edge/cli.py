@@ -111,6 +111,10 @@ def export(
     adapter: Annotated[Optional[Path], typer.Option(help="LoRA adapter to merge, a folder of PEFT's.")] = None,  # noqa: UP045
     soup: Annotated[Optional[list[Path]], typer.Option(help="Average with this checkpoint; may be repeated.")] = None,  # noqa: UP045
     soup_method: Annotated[SoupMethod, typer.Option(help="All, or those that lose nothing.")] = SoupMethod.greedy,
+    screen: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(help="Give an fp32 head a coarse copy, which greedy decoding reads; large ones get it unasked."),
+    ] = None,
     gpu: Annotated[Optional[str], typer.Option(help="GPU that must run it: orin-nano, thor, sm87, ...")] = None,  # noqa: UP045
     labels: Annotated[Optional[Path], typer.Option(help="Class names to store: text, CSV, JSON, TOML.")] = None,  # noqa: UP045
     image_size: Annotated[Optional[str], typer.Option(help="WxH: resize to at most so many pixels.")] = None,  # noqa: UP045
@@ -138,6 +142,7 @@ def export(
             adapter=adapter,
             soup=tuple(soup or ()),
             soup_method=soup_method.value,
+            screened=screen,
             gpu=gpu,
             labels=labels,
             image_size=_image_size(image_size),

@@ -100,8 +100,20 @@ class Reference:
     greedy: list[int]  # 64 new tokens
 
 
-def reference(model: Any, grid: tuple[int, int], *, before: int = 5, after: int = 7, seed: int = 0) -> Reference:
-    """Run transformers in float32 on random pixels of `grid` patches, without and with its cache."""
+def reference(
+    model: Any,
+    grid: tuple[int, int],
+    *,
+    before: int = 5,
+    after: int = 7,
+    seed: int = 0,
+    repetition_penalty: float = 1.0,
+) -> Reference:
+    """Run transformers in float32 on random pixels of `grid` patches, without and with its cache.
+
+    Args:
+        repetition_penalty: of the greedy tokens.
+    """
     rng = np.random.default_rng(seed)
     vision = model.config.vision_config
     merge = vision.spatial_merge_size
@@ -123,7 +135,13 @@ def reference(model: Any, grid: tuple[int, int], *, before: int = 5, after: int 
         embeds = model.model.visual(torch.from_numpy(pixels), grid_thw=grid_thw).pooler_output
         logits = model(**inputs).logits[0]
         greedy = model.generate(
-            **inputs, max_new_tokens=64, min_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0
+            **inputs,
+            max_new_tokens=64,
+            min_new_tokens=64,
+            do_sample=False,
+            repetition_penalty=repetition_penalty,
+            eos_token_id=None,
+            pad_token_id=0,
         )[0, len(ids) :]
     return Reference(ids, grid, pixels, embeds.numpy(), logits.numpy(), greedy.tolist())
 
@@ -232,11 +250,15 @@ class TinyModels:
             image_processor(self.model(shape)).save_pretrained(path)
         return path
 
-    def bundle(self, shape: str, precision: str = "fp32", target: str = "cpu") -> Path:
+    def bundle(self, shape: str, precision: str = "fp32", target: str = "cpu", *, screened: bool | None = None) -> Path:
         """Folder of the bundle; a test that changes it copies it first."""
-        path = self.folder / f"{shape}-{target}-{precision}.bundle"
+        path = self.folder / f"{shape}-{target}-{precision}{'-screened' if screened else ''}.bundle"
         if not path.is_dir():
-            export_checkpoint(ExportConfig(self.checkpoint(shape), path, target, precision, proof=False, quiet=True))
+            export_checkpoint(
+                ExportConfig(
+                    self.checkpoint(shape), path, target, precision, proof=False, screened=screened, quiet=True
+                )
+            )
         return path
 
 
@@ -306,13 +328,17 @@ def reference_of(checkpoint: Path, model: Any) -> HuggingFace:
 def recorded(recognizer: Recognizer) -> list[int]:
     """A list that every token fed to the decoder as text is added to."""
     fed: list[int] = []
-    inner = recognizer._extend
+    extend, advance = recognizer._extend, recognizer._advance
 
-    def extend(tokens: Any) -> Any:
-        fed.extend(tokens)
-        return inner(tokens)
+    def recording(inner: Any) -> Any:
+        def call(tokens: Any) -> Any:
+            fed.extend(tokens)
+            return inner(tokens)
 
-    recognizer._extend = extend  # type: ignore[method-assign]
+        return call
+
+    recognizer._extend = recording(extend)  # type: ignore[method-assign]
+    recognizer._advance = recording(advance)  # type: ignore[method-assign]
     return fed
 
 

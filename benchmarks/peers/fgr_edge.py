@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.peers.peer import Decoded, FirstToken
 from fgr_edge import Recognizer
 from fgr_edge.runtime.image import load_image, preprocess
+from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 
 
 class FgrEdge:
@@ -44,11 +45,16 @@ class FgrEdge:
         return FirstToken(self._first, (times[-1] - times[0]) * 1e3, tuple(prompt.ids.tolist()), stages)
 
     def decode(self, new_tokens: int) -> Decoded:
-        """Embedding row, decoder step, argmax; from the state that the prefill left."""
-        recognizer = self._recognizer
+        """Embedding row, decoder step, likeliest token; from the state that the prefill left."""
+        recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
+        head = recognizer._decoder._head
+        screen = None if head is None else head.screen
+        candidates: list[int | None] = []
         recognizer._decoder.rewind(self._prompt_tokens)
         tokens = [self._first]
         start = time.perf_counter()
         for _ in range(new_tokens - 1):
-            tokens.append(int(recognizer._extend(tokens[-1:]).argmax()))
-        return Decoded(tuple(tokens), (time.perf_counter() - start) * 1e3)
+            tokens.append(sampler.next(recognizer._advance(tokens[-1:])))
+            if screen is not None:
+                candidates.append(screen.candidates)
+        return Decoded(tuple(tokens), (time.perf_counter() - start) * 1e3, tuple(candidates))

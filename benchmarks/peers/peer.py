@@ -24,10 +24,16 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """All greedy tokens, and the milliseconds that those after the first took."""
+    """All greedy tokens, and the milliseconds that those after the first took.
+
+    Attributes:
+        candidates: Rows of the output head that each token after the first was chosen among, where it is screened;
+            None for those that the full head chose.
+    """
 
     tokens: tuple[int, ...]
     ms: float
+    candidates: tuple[int | None, ...] = ()
 
     @property
     def ms_per_token(self) -> float:

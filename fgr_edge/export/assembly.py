@@ -25,16 +25,18 @@ from fgr_edge.errors import CheckpointError, EngineError
 from fgr_edge.export import settings
 from fgr_edge.export.chat import prompt_spec
 from fgr_edge.export.checkpoint import LazyTensor
-from fgr_edge.export.dialects.dialect import Dialect
 from fgr_edge.export.graphs.decoder import build_decoder, decoder_weights
+from fgr_edge.export.graphs.head import build_head, build_screen
 from fgr_edge.export.graphs.vision import build_vision, vision_weights
 from fgr_edge.export.model import Model
 from fgr_edge.export.progress import Step, progress_bar
+from fgr_edge.export.screen import screen_part, screen_plan, write_norms
 from fgr_edge.export.targets import Target
 from fgr_edge.export.weight_file import WeightFile
 from fgr_edge.export.weights import CHUNK_VALUES
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
 from fgr_edge.runtime.bundle_writer import BundleWriter
+from fgr_edge.runtime.head import SCREEN_NORMS
 from fgr_edge.runtime.label_scorer import compile_frames
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
@@ -55,6 +57,7 @@ class BundleOptions:
         labels: class names to store; None stores none.
         image_size: (width, height); pictures are resized to at most so many pixels.
         provenance: further facts for the manifest (adapter, calibration, ...).
+        screened: whether the head gets a coarse copy for greedy decoding (see `runtime/screen.py`); None where it pays.
         quiet: no progress bar.
         title: of the progress bar.
     """
@@ -64,6 +67,7 @@ class BundleOptions:
     labels: LabelSet | None = None
     image_size: tuple[int, int] | None = None
     provenance: Mapping[str, Any] | None = None
+    screened: bool | None = False
     quiet: bool = False
     title: str = "export"
 
@@ -80,18 +84,20 @@ def write_bundle(
         LabelError, ConfigError: an option cannot be used.
     """
     started = time.perf_counter()
-    dialect = target.dialect(plan)
-
+    screen = screen_plan(model.head, target, plan, options.screened)
     # 1. Everything that can be wrong with the checkpoint is found before a byte is written.
-    _build_graphs(None, model, dialect, lambda _: None)
-    manifest = _manifest(model, target, plan, options)
+    _build_graphs(None, model, target, plan, screen, lambda _: None)
+    manifest = _manifest(model, target, plan, options) | ({} if screen is None else {"screen": screen_part(screen)})
     # 2. Weights, streamed. The embedding keeps its stored precision: it is read by rows and costs no bandwidth.
     table = model.decoder_dims.vocab * model.decoder_dims.hidden
     total = table + decoder_weights(model.decoder_dims) + vision_weights(model.vision_dims)
+    total += 0 if screen is None else 2 * table
     with BundleWriter(output, force=force) as bundle:
         with progress_bar(f"{options.title} {plan.decoder.name}", total, quiet=options.quiet) as step:
             _write_embedding(model.embedding, bundle.folder / "embedding.bin", step)
-            _build_graphs(bundle.folder, model, dialect, step)
+            _build_graphs(bundle.folder, model, target, plan, screen, step)
+            if screen is not None:
+                write_norms(model.head, screen, bundle.folder / SCREEN_NORMS, step)
         _check_graphs(bundle.folder)
         # 3. What travels along.
         shutil.copyfile(model.checkpoint.tokenizer_path, bundle.folder / TOKENIZER)
@@ -108,12 +114,20 @@ def check_tensors(model: Model, target: Target, plan: Plan) -> None:
     Raises:
         CheckpointError: names the tensor.
     """
-    _build_graphs(None, model, target.dialect(plan), lambda _: None)
+    _build_graphs(None, model, target, plan, None, lambda _: None)
 
 
-def _build_graphs(folder: Path | None, model: Model, dialect: Dialect, step: Step) -> None:
+def _build_graphs(
+    folder: Path | None, model: Model, target: Target, plan: Plan, screen: Plan | None, step: Step
+) -> None:
+    """All graphs; with a screen the head is a graph of its own, and its coarse copy another."""
+    dialect = target.dialect(plan)
     build_vision(folder, model.vision_dims, model.vision, dialect, step)
-    build_decoder(folder, model.decoder_dims, model.decoder, model.head, dialect, step)
+    inside = model.head if screen is None else None
+    build_decoder(folder, model.decoder_dims, model.decoder, inside, dialect, step)
+    if screen is not None:
+        build_head(folder, model.head, dialect, step)
+        build_screen(folder, model.head, target.dialect(screen), step)
 
 
 def _manifest(model: Model, target: Target, plan: Plan, options: BundleOptions) -> dict[str, Any]:
@@ -186,7 +200,7 @@ def _write_embedding(table: LazyTensor, path: Path, step: Step) -> None:
 def _check_graphs(folder: Path) -> None:
     import onnx
 
-    for name in ("vision.onnx", "decoder.onnx"):
+    for name in sorted(path.name for path in folder.glob("*.onnx")):
         try:
             onnx.checker.check_model(str(folder / name))
         except onnx.checker.ValidationError as error:

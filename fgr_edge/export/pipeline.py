@@ -36,6 +36,7 @@ from fgr_edge.export.model import Model, open_model
 from fgr_edge.export.precisions import Precision, find_precision
 from fgr_edge.export.progress import progress_bar
 from fgr_edge.export.proof import Exam, Proven, golden_arrays, prove, write_report
+from fgr_edge.export.screen import require_screen
 from fgr_edge.export.soup import Soup, check_members, greedy_soup, open_member, uniform_soup
 from fgr_edge.export.targets import TARGETS, Target, find_target
 from fgr_edge.export.trial import Trial
@@ -72,6 +73,7 @@ class ExportConfig:
         labels: file of class names to store in the bundle (see `runtime.label_files`).
         image_size: (width, height); pictures are resized to at most so many pixels.
         force: replace a bundle that is there.
+        screened: whether a float32 head gets a coarse copy, with which greedy decoding reads less; None where it pays.
         quiet: no progress bar.
 
     Raises:
@@ -98,6 +100,7 @@ class ExportConfig:
     labels: Path | None = None
     image_size: tuple[int, int] | None = None
     force: bool = False
+    screened: bool | None = None
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -132,6 +135,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
     target = find_target(config.target, precision.schemes)
     if config.gpu is not None:
         check_gpu(config.gpu, target.name, precision.schemes)
+    if config.screened:
+        require_screen(target, SCHEMES[precision.head])
     labels = read_labels(config.labels) if config.labels is not None else None
     check_output(config.output, force=config.force)
     if config.proof or precision.calibrated or (config.soup and config.soup_method == "greedy"):
@@ -205,7 +210,12 @@ class _Export:
     def _workshop(self, checkpoint: Checkpoint, folder: Path) -> Workshop:
         config = self.config
         options = BundleOptions(
-            str(config.source), checkpoint.digest(), self.labels, config.image_size, quiet=config.quiet
+            str(config.source),
+            checkpoint.digest(),
+            self.labels,
+            config.image_size,
+            screened=config.screened,
+            quiet=config.quiet,
         )
         return Workshop(folder, open_model(checkpoint), self.target, options)
 

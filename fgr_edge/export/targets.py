@@ -21,11 +21,13 @@ class Target:
         name: of the `--target` option and of manifests.
         dialect: makes the dialect for a plan.
         schemes: names of those that the target can run (see `calibrate.schemes`).
+        screen: scheme of the coarse copy that a float32 head may get for greedy decoding; None where it would not help.
     """
 
     name: str
     dialect: Callable[[Plan], Dialect]
     schemes: tuple[str, ...]
+    screen: str | None = None
 
 
 _WEIGHTS_ONLY = ("fp32", "fp16", "bf16", "int8", "int8-channel", "int4-32", "int4-128")
@@ -39,7 +41,7 @@ def _cuda(plan: Plan) -> Dialect:
 TARGETS = {
     target.name: target
     for target in (
-        Target("cpu", OnnxRuntimeDialect, (*_WEIGHTS_ONLY, "w8a8")),
+        Target("cpu", OnnxRuntimeDialect, (*_WEIGHTS_ONLY, "w8a8"), screen="int8"),
         # DynamicQuantizeMatMul has no CUDA kernel.
         Target("cuda", _cuda, _WEIGHTS_ONLY),
         # Graphs only: engines are built where they run. What a GPU's generation lacks is in `gpus`.

@@ -12,17 +12,22 @@ import onnx_ir as ir
 
 from fgr_edge.calibrate.tensor_digests import TensorPlace
 from fgr_edge.runtime.bundle import EMBEDDING, TOKENIZER
+from fgr_edge.runtime.head import HEAD, SCREEN, SCREEN_NORMS
 
 GRAPHS = ("vision.onnx", "decoder.onnx")
+SCREENED_GRAPHS = (HEAD, SCREEN)  # of bundles with a screened head
 SMALLEST_BYTES = 32  # a constant of fewer bytes may stand elsewhere in the file by chance
 
 
 def tensor_places(bundle: Path) -> list[TensorPlace]:
     """Places of the tensors of the bundle in folder `bundle`, graph by graph, in the order of their files."""
     places: list[TensorPlace] = []
-    for graph in GRAPHS:
+    graphs = [*GRAPHS, *(graph for graph in SCREENED_GRAPHS if (bundle / graph).is_file())]
+    for graph in graphs:
         places += _of_graph(bundle, graph)
-    wholes = {EMBEDDING: "embedding", TOKENIZER: TOKENIZER, **{graph: f"graph of {graph}" for graph in GRAPHS}}
+    wholes = {EMBEDDING: "embedding", TOKENIZER: TOKENIZER, **{graph: f"graph of {graph}" for graph in graphs}}
+    if SCREEN in graphs:
+        wholes[SCREEN_NORMS] = SCREEN_NORMS
     places += [TensorPlace(name, file, 0, (bundle / file).stat().st_size) for file, name in wholes.items()]
     return places
 

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers.decoders import DecodeStream
 
+from fgr_edge.runtime.head import LazyLogits
 from fgr_edge.runtime.label_scorer import REASONED, Frame
 from fgr_edge.runtime.label_scores import log_normalizers
 from fgr_edge.runtime.prompt import PromptBuilder
 from fgr_edge.runtime.sampling import Sampler
 
 Logits = npt.NDArray[np.float32]
-Extend = Callable[[Sequence[int]], Logits]
+Advance = Callable[[Sequence[int]], LazyLogits]
 THINK_END = "</think>"
 ANSWER_TAG = "<answer>"
 ANSWER_TOKENS = 64  # room for the answer after a thought that used up its budget
@@ -63,20 +64,20 @@ class Answerer:
         self._eos_ids = frozenset(eos_ids)
         self.closing_tokens = len(prompts.encode_text(f"{THINK_END} <answer></answer>")) + 1
 
-    def name(self, logits: Logits, extend: Extend, sampler: Sampler, room: int) -> Generator[str, None, Text]:
+    def name(self, logits: Logits, advance: Advance, sampler: Sampler, room: int) -> Generator[str, None, Text]:
         """Generate a name right after the prompt; its probability is over the vocabulary."""
         chosen: list[float] = []
-        text, ids, _ = yield from self._free(logits, extend, sampler, room, chosen=chosen)
+        text, ids, _ = yield from self._free(logits, advance, sampler, room, chosen=chosen)
         return Text(text, len(ids), text.strip() or None, float(np.exp(sum(chosen))))
 
-    def reason(self, logits: Logits, extend: Extend, sampler: Sampler, room: int) -> Generator[str, None, Text]:
+    def reason(self, logits: Logits, advance: Advance, sampler: Sampler, room: int) -> Generator[str, None, Text]:
         """Generate thought and answer until the model stops."""
-        text, ids, _ = yield from self._free(logits, extend, sampler, room)
+        text, ids, _ = yield from self._free(logits, advance, sampler, room)
         return Text(text, len(ids), _answer_in(text))
 
-    def think(self, logits: Logits, extend: Extend, sampler: Sampler, room: int) -> Generator[str, None, Thought]:
+    def think(self, logits: Logits, advance: Advance, sampler: Sampler, room: int) -> Generator[str, None, Thought]:
         """Generate a thought. Where it does not end within `room` tokens, the frame closes it."""
-        text, ids, logits = yield from self._free(logits, extend, sampler, room, until=THINK_END)
+        text, ids, logits = yield from self._free(logits, advance, sampler, room, until=THINK_END)
         return Thought(text, len(ids), logits, Frame(_lead_after(text), REASONED.tail))
 
     def thought_in(self, ids: Sequence[int]) -> tuple[int, Frame]:
@@ -91,19 +92,19 @@ class Answerer:
                 return count + 1, Frame(_lead_after(text), REASONED.tail)
         return len(ids), Frame(_lead_after(text), REASONED.tail)
 
-    def name_after(self, thought: Thought, extend: Extend, sampler: Sampler) -> Generator[str, None, Text]:
+    def name_after(self, thought: Thought, advance: Advance, sampler: Sampler) -> Generator[str, None, Text]:
         """Generate the answer to a thought."""
         lead = thought.frame.lead
-        logits = extend(self._prompts.encode_text(lead))
+        logits = advance(self._prompts.encode_text(lead))
         yield lead
-        rest, ids, _ = yield from self._free(logits, extend, sampler, ANSWER_TOKENS, until=thought.frame.tail)
+        rest, ids, _ = yield from self._free(logits, advance, sampler, ANSWER_TOKENS, until=thought.frame.tail)
         text = thought.text + lead + rest
         return Text(text, thought.tokens + len(ids), _answer_in(text))
 
     def _free(
         self,
-        logits: Logits,
-        extend: Extend,
+        logits: Logits | LazyLogits,
+        advance: Advance,
         sampler: Sampler,
         room: int,
         *,
@@ -119,9 +120,12 @@ class Answerer:
         ids: list[int] = []
         text = ""
         while len(ids) < room:
-            token = sampler.next(logits)
-            if chosen is not None:
-                chosen.append(float(logits[token] - log_normalizers(logits[None])[0]))
+            if chosen is None:
+                token = sampler.next(logits)
+            else:
+                row = _full(logits)
+                token = sampler.next(row)
+                chosen.append(float(row[token] - log_normalizers(row[None])[0]))
             if token in self._eos_ids:
                 break
             ids.append(token)
@@ -129,10 +133,14 @@ class Answerer:
             if piece:
                 text += piece
                 yield piece
-            logits = extend([token])
+            logits = advance([token])
             if until is not None and until in text[-len(piece) - len(until) :]:
                 break
-        return text, ids, logits
+        return text, ids, _full(logits)
+
+
+def _full(logits: Logits | LazyLogits) -> Logits:
+    return logits.full() if isinstance(logits, LazyLogits) else logits
 
 
 def _lead_after(text: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
+from fgr_edge.runtime.head import Head, LazyLogits
 from fgr_edge.runtime.rotary import IntArray, RotaryAngles, frequency_axes
 from fgr_edge.runtime.sessions.session import Buffer, Session
 from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step, StepInput
@@ -47,24 +48,33 @@ class DecoderSpec:
 
 @dataclass(slots=True)
 class _Call:
-    """Buffers of one sequence length and the bound call over them."""
+    """Buffers of one sequence length and the bound call over them.
+
+    hidden, project: rows [1, R, H] and the call that makes logits of them, where the head is a graph of its own.
+    """
 
     embeds: Buffer
     step: list[tuple[StepInput, Buffer]]
     deepstack: list[Buffer]
     logits: Buffer
     run: Callable[[], None]
+    hidden: Buffer | None
+    project: Callable[[], None] | None
 
 
 class Decoder:
     """An open decoder graph with its cache.
 
+    Args:
+        head: for graphs that end at the hidden rows.
+
     Attributes:
         length: tokens in the cache.
     """
 
-    def __init__(self, session: Session, spec: DecoderSpec) -> None:
+    def __init__(self, session: Session, spec: DecoderSpec, head: Head | None = None) -> None:
         self._session = session
+        self._head = head
         self.spec = spec
         axes = frequency_axes(spec.mrope_section, interleaved=spec.mrope_interleaved)
         self._angles = RotaryAngles(spec.head_dim, spec.rope_theta, axes)
@@ -151,12 +161,24 @@ class Decoder:
 
     def extend(self, embeds: Floats) -> Floats:
         """Append S text tokens, embeds [S, H]; returns the logits [V] after the last, overwritten by the next call."""
-        logits: Floats = self.forward(embeds, np.array([len(embeds) - 1]))[0]
-        return logits
+        return self.advance(embeds).full()
+
+    def advance(self, embeds: Floats) -> LazyLogits:
+        """As `extend`, but logits are computed when they are asked for, if the head is a graph of its own."""
+        call = self._run(embeds, np.array([len(embeds) - 1]), (), None, None)
+
+        def full() -> Floats:
+            logits: Floats = _logits(call)[0]
+            return logits
+
+        if call.hidden is None or self._head is None:
+            return LazyLogits(full)
+        call.hidden.download()
+        return LazyLogits(full, call.hidden.array[0, 0], self._head.screen)
 
     def forward(self, embeds: Floats, rows: IntArray, deepstack: Sequence[Floats] = ()) -> Floats:
         """Append S tokens whose rotary angles are in the table; logits [R, V] of `rows`, counted from the first."""
-        return self._run(embeds, rows, deepstack, None, None)
+        return _logits(self._run(embeds, rows, deepstack, None, None))
 
     def branch(self, embeds: Floats, rows: IntArray, slots: IntArray, mask: Floats) -> Floats:
         """Append S tokens of a tree below the text so far; `rewind` takes them back.
@@ -178,7 +200,7 @@ class Decoder:
             raise EngineError(
                 "decoder.onnx has no tree attention (an older bundle, or target cuda); export the bundle again for cpu"
             )
-        return self._run(embeds, rows, (), slots, mask)
+        return _logits(self._run(embeds, rows, (), slots, mask))
 
     def _run(
         self,
@@ -187,7 +209,7 @@ class Decoder:
         deepstack: Sequence[Floats],
         slots: IntArray | None,
         mask: Floats | None,
-    ) -> Floats:
+    ) -> _Call:
         count = len(embeds)
         if self.length + count > self.capacity:
             raise EngineError(
@@ -205,10 +227,8 @@ class Decoder:
             row.write(buffer.array, step)
             buffer.upload()
         call.run()
-        call.logits.download()
         self.length = step.total
-        logits: Floats = call.logits.array[0]
-        return logits
+        return call
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens; only text and branches may be forgotten."""
@@ -243,6 +263,21 @@ class Decoder:
             **{f"deepstack.{i}": value for i, value in enumerate(deepstack)},
             **{f"past_{name}": value for name, value in self._cache.items()},
         }
-        outputs = {"logits": logits, **{f"present_{name}": value for name, value in self._cache.items()}}
+        outputs = {f"present_{name}": value for name, value in self._cache.items()}
+        hidden, project = None, None
+        if self._head is None:
+            outputs["logits"] = logits
+        else:
+            outputs["hidden"] = hidden = buffer((1, len(step.rows), spec.hidden), np.float32)
+            project = self._head.bind(hidden, logits)
         run = self._session.bind(inputs, outputs)
-        return _Call(embeds, list(given.values()), deepstack, logits, run)
+        return _Call(embeds, list(given.values()), deepstack, logits, run, hidden, project)
+
+
+def _logits(call: _Call) -> Floats:
+    """Logits [R, V] of a call that has run."""
+    if call.project is not None:
+        call.project()
+    call.logits.download()
+    logits: Floats = call.logits.array[0]
+    return logits

@@ -33,6 +33,7 @@ def summary(path: Path) -> str:
         ("model", f"{d['name']} ({d['family']})"),
         ("target", f"{d['target']}, {d['dialect']} dialect"),
         ("precision", ", ".join(f"{part} {kind}" for part, kind in d["precision"].items())),
+        *((("screen", f"{d['screen']['scheme']} copy of the head"),) if "screen" in d else ()),
         ("decoder", f"{decoder['layers']} layers of {decoder['hidden']}, {decoder['vocab']:,} tokens"),
         (
             "pictures",

@@ -76,7 +76,14 @@ class VisionPart(TypedDict):
     deepstack: int
 
 
-class Manifest(TypedDict):
+class ScreenPart(TypedDict):
+    """What the host needs to know of screen.onnx: inputs that share a scale in its engine."""
+
+    scheme: str
+    block_size: int
+
+
+class RequiredManifest(TypedDict):
     """manifest.json; `image`, `prompt` and `generation` are checked further by the modules that use them."""
 
     schema_version: int
@@ -94,6 +101,12 @@ class Manifest(TypedDict):
     embedding: EmbeddingSpec
     files: dict[str, FileEntry]
     provenance: dict[str, Any]
+
+
+class Manifest(RequiredManifest, total=False):
+    """`screen` is there where the head is a graph of its own, with a coarse copy of it (see `runtime/head.py`)."""
+
+    screen: ScreenPart
 
 
 _EMBEDDING = {"dtype": "text", "rows": "size", "columns": "size"}
@@ -119,6 +132,7 @@ _VISION = {
     "learned_positions": "size or null",
     "deepstack": "count",
 }
+_SCREEN = {"scheme": "text", "block_size": "size"}
 _TEXTS = ("family", "name", "target", "dialect")
 _OBJECTS = (
     *("precision", "decoder", "vision", "image", "prompt", "generation"),
@@ -161,6 +175,9 @@ def check_manifest(manifest: Mapping[str, Any], where: str = MANIFEST) -> Manife
     _check_keys(decoder, {**_DECODER, **there}, where, "decoder.")
     _check_keys(manifest["vision"], _VISION, where, "vision.")
     _check_keys(manifest["embedding"], _EMBEDDING, where, "embedding.")
+    if "screen" in manifest:
+        _check(manifest["screen"], "object", where, "screen")
+        _check_keys(manifest["screen"], _SCREEN, where, "screen.")
     for part, precision in manifest["precision"].items():
         _check(precision, "text", where, f"precision.{part}")
     for name, entry in manifest["files"].items():

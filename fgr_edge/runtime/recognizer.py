@@ -17,6 +17,7 @@ from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.feed import picture_feed
+from fgr_edge.runtime.head import LazyLogits, open_head
 from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches, load_image, preprocess
 from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
@@ -128,6 +129,11 @@ class Recognizer:
         self._decoder = Decoder(
             OnnxRuntimeSession(opened.file("decoder.onnx"), device, threads),
             read_spec(DecoderSpec, manifest["decoder"], "decoder"),
+            open_head(
+                opened,
+                lambda name: OnnxRuntimeSession(opened.file(name), device, threads),
+                screened=device == "cpu",
+            ),
         )
         generation = manifest["generation"]
         self._repetition_penalty = float(generation.get("repetition_penalty", 1.0))
@@ -268,7 +274,7 @@ class Recognizer:
             ImageError: the picture cannot be used.
         """
         context = self._read(image, Request(wording=wording, max_new_tokens=max_new_tokens))
-        return result_of(self._answers.reason(context.logits, self._extend, context.sampler, context.room)).text
+        return result_of(self._answers.reason(context.logits, self._advance, context.sampler, context.room)).text
 
     def _name(
         self, image: ImageInput, request: Request, scorer: LabelScorer, top_k: int
@@ -307,7 +313,7 @@ class Recognizer:
         text, tokens, frame, logits = "", 0, DIRECT, context.logits
         if request.mode == "reason":
             text, tokens, logits, frame = yield from self._answers.think(
-                context.logits, self._extend, context.sampler, context.room
+                context.logits, self._advance, context.sampler, context.room
             )
         generated = time.perf_counter()
         scores = score(frame, logits, self._extend)
@@ -316,14 +322,14 @@ class Recognizer:
     def _answer_freely(self, image: ImageInput, request: Request) -> Generator[str, None, Prediction]:
         """No labels: whatever the model says."""
         context = self._read(image, request)
-        answers, given = self._answers, (context.logits, self._extend, context.sampler, context.room)
+        answers, given = self._answers, (context.logits, self._advance, context.sampler, context.room)
         if request.mode == "direct":
             found = yield from answers.name(*given)
         elif request.think_budget is None:
             found = yield from answers.reason(*given)
         else:
             thought = yield from answers.think(*given)
-            found = yield from answers.name_after(thought, self._extend, context.sampler)
+            found = yield from answers.name_after(thought, self._advance, context.sampler)
         end = time.perf_counter()
         return Prediction(
             label=found.name,
@@ -374,6 +380,9 @@ class Recognizer:
 
     def _extend(self, tokens: Sequence[int]) -> Floats:
         return self._decoder.extend(self._embedding.gather(np.asarray(tokens, np.int64)))
+
+    def _advance(self, tokens: Sequence[int]) -> LazyLogits:
+        return self._decoder.advance(self._embedding.gather(np.asarray(tokens, np.int64)))
 
     def _scorer_of(self, labels: LabelSet, compiled: Compiled | None) -> LabelScorer:
         return LabelScorer(

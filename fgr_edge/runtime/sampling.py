@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError, EngineError
 from fgr_edge.runtime.decoder import NOT_FINITE
+from fgr_edge.runtime.head import LazyLogits
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +64,27 @@ class Sampler:
         self._random = np.random.default_rng(config.seed)
         self._seen = np.unique(np.asarray(prompt_ids, np.int64))
 
-    def next(self, logits: npt.NDArray[np.float32]) -> int:
-        """Choose a token from logits [V], which are left as they are.
+    def next(self, logits: npt.NDArray[np.float32] | LazyLogits) -> int:
+        """Choose a token from logits [V], which are left as they are; greedily without computing all, where it can.
 
         Raises:
             EngineError: a logit is not a number, or +inf.
         """
         config = self._config
+        if isinstance(logits, LazyLogits):
+            known = None if config.do_sample else logits.likeliest(self._seen, config.repetition_penalty)
+            if known is not None:
+                return self._chosen(known)
+            logits = logits.full()
         if config.repetition_penalty != 1.0:
             logits = self._penalized(logits)
         likeliest = int(logits.argmax())  # the first NaN, where there is one
         if not np.isfinite(logits[likeliest]):
             raise EngineError(NOT_FINITE)
-        token = self._draw(logits) if config.do_sample else likeliest
-        if config.repetition_penalty != 1.0:
+        return self._chosen(self._draw(logits) if config.do_sample else likeliest)
+
+    def _chosen(self, token: int) -> int:
+        if self._config.repetition_penalty != 1.0:
             self._seen = np.union1d(self._seen, [token])
         return token
 

@@ -1,0 +1,94 @@
+"""The output head as a graph of its own, with its screen: all logits of hidden rows, or the likeliest token alone.
+
+In: hidden rows that the decoder left in a buffer. Out: logits, when they are asked for. Does not know what comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fgr_edge.errors import BundleError
+from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.screen import Screen
+from fgr_edge.runtime.screen_bounds import RowNorms
+from fgr_edge.runtime.sessions.session import Buffer, Session
+
+Floats = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+HEAD = "head.onnx"
+HEAD_WEIGHT = "head.onnx.data"
+SCREEN = "screen.onnx"
+SCREEN_NORMS = "screen.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class LazyLogits:
+    """Logits [V] after the text so far, computed when asked for; until the decoder's next call.
+
+    Attributes:
+        full: all of them.
+        hidden, screen: what tells the likeliest without the others; None where the decoder's graph has its head inside.
+    """
+
+    full: Callable[[], Floats]
+    hidden: Floats | None = None
+    screen: Screen | None = None
+
+    def likeliest(self, seen: IntArray | None = None, penalty: float = 1.0) -> int | None:
+        """The token with the largest logit, `seen` ones penalized; None where only `full` can tell."""
+        if self.hidden is None or self.screen is None:
+            return None
+        return self.screen.likeliest(self.hidden, seen, penalty)
+
+
+class Head:
+    """head.onnx, and its screen where it has one."""
+
+    def __init__(self, session: Session, screen: Screen | None) -> None:
+        self._session = session
+        self.screen = screen
+
+    def bind(self, hidden: Buffer, logits: Buffer) -> Callable[[], None]:
+        """A call that computes logits [1, R, V] from hidden [1, R, H], in place."""
+        return self._session.bind({"hidden": hidden}, {"logits": logits})
+
+
+def open_head(bundle: Bundle, session: Callable[[str], Session], *, screened: bool) -> Head | None:
+    """The head of a bundle that has a screen; None where decoder.onnx has the head inside.
+
+    Args:
+        session: opens a graph of the bundle by its file name.
+        screened: whether to use the screen: with engines whose float32 products are float32 (CUDA's may be TF32).
+
+    Raises:
+        BundleError: the files do not fit each other.
+        EngineError: the engine refuses a graph.
+    """
+    spec = bundle.manifest.get("screen")
+    if spec is None:
+        return None
+    head = session(HEAD)  # first: opening it reads the weight, whose rows the screen looks at
+    if not screened:
+        return Head(head, None)
+    decoder = bundle.manifest["decoder"]
+    stored = bundle.arrays(SCREEN_NORMS)
+    if not {"errors", "rows"} <= stored.keys():
+        raise BundleError(f"{bundle.file(SCREEN_NORMS)} holds {sorted(stored)}, expected errors and rows; export again")
+    weight = _mapped(bundle, (decoder["vocab"], decoder["hidden"]))
+    return Head(head, Screen(session(SCREEN), weight, RowNorms(stored["errors"], stored["rows"]), spec["block_size"]))
+
+
+def _mapped(bundle: Bundle, shape: tuple[int, int]) -> npt.NDArray[Any]:
+    path = bundle.file(HEAD_WEIGHT)
+    expected = shape[0] * shape[1] * 4
+    if path.stat().st_size != expected:
+        raise BundleError(
+            f"{path} has {path.stat().st_size} bytes, expected {expected}: float32 {list(shape)}; export again"
+        )
+    return np.asarray(np.memmap(path, np.dtype("<f4"), "r", shape=shape))
