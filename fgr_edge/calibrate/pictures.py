@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fgr_edge.data.aviary import SPECIES, VALIDATION_SEEDS
 from fgr_edge.data.aviary_drawing import draw
 from fgr_edge.data.labelled import LabelledPicture, read_labelled
 from fgr_edge.errors import ConfigError, DataError
-from fgr_edge.evaluate.evaluation import Skipped, ask_all, class_indices
+from fgr_edge.evaluate.evaluation import ProgressBar, Skipped, ask_all, class_indices
 from fgr_edge.runtime.bundle import sha256_of
 from fgr_edge.runtime.image import load_image
 from fgr_edge.runtime.labels import LabelSet, normalized
@@ -26,6 +27,10 @@ from fgr_edge.runtime.labels import LabelSet, normalized
 AVIARY = "aviary"
 CHOSEN = 96  # pictures, unless told otherwise
 DRAWN_PER_SPECIES = 8
+
+
+def _silent(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ def calibration_pictures(
     count: int = CHOSEN,
     seed: int = 0,
     per_species: int = DRAWN_PER_SPECIES,
-    step: Callable[[int], None] = lambda _: None,
+    progress: ProgressBar = _silent,
 ) -> CalibrationPictures:
     """Read and divide the photographs of `source`, or drawings.
 
@@ -63,18 +68,20 @@ def calibration_pictures(
         source: as in `read_labelled`; None takes the aviary.
         folder: drawings are written there, to stay as long as they are used.
         labels: classes that the photographs must belong to; drawings are not held to them.
-        count, seed, step: as in `choose_pictures`.
+        count, seed, progress: as in `choose_pictures`.
         per_species: drawings of each of the 40 species.
 
     Raises:
         DataError: see `read_labelled` and `choose_pictures`; labels that are not among `labels`.
     """
     if source is None:
-        return choose_pictures(draw_aviary(folder, per_species), AVIARY, count=count, seed=seed, step=step)
+        with progress("drawings", len(SPECIES) * per_species) as step:
+            drawings = draw_aviary(folder, per_species, step)
+        return choose_pictures(drawings, AVIARY, count=count, seed=seed, progress=progress)
     pictures = read_labelled(source)
     if labels is not None:
         class_indices(pictures, labels)
-    return choose_pictures(pictures, str(source), count=count, seed=seed, step=step)
+    return choose_pictures(pictures, str(source), count=count, seed=seed, progress=progress)
 
 
 def choose_pictures(
@@ -83,12 +90,12 @@ def choose_pictures(
     *,
     count: int = CHOSEN,
     seed: int = 0,
-    step: Callable[[int], None] = lambda _: None,
+    progress: ProgressBar = _silent,
 ) -> CalibrationPictures:
     """Take one of each class in turn until there are `count`; the same for the same pictures and seed.
 
     Args:
-        step: called with 1 for every photograph opened.
+        progress: brings a progress bar, in photographs opened.
 
     Raises:
         ConfigError: fewer than two pictures are asked for.
@@ -100,7 +107,8 @@ def choose_pictures(
     def opens(index: int) -> None:
         load_image(pictures[index].path)
 
-    found, unreadable = ask_all(opens, range(len(pictures)), pictures, step)
+    with progress("photographs", len(pictures)) as step:
+        found, unreadable = ask_all(opens, range(len(pictures)), pictures, step)
     readable = [pictures[index] for index, _ in found]
     classes = [normalized(picture.label) for picture in readable]
     if len(set(classes)) < 2:
@@ -120,7 +128,7 @@ def choose_pictures(
     )
 
 
-def draw_aviary(folder: Path, per_species: int) -> list[LabelledPicture]:
+def draw_aviary(folder: Path, per_species: int, step: Callable[[int], None] = lambda _: None) -> list[LabelledPicture]:
     """Draw birds of every species into `folder`; those that are there stay. Uncompressed: the same bytes everywhere."""
     pictures = []
     for species in SPECIES:
@@ -130,6 +138,7 @@ def draw_aviary(folder: Path, per_species: int) -> list[LabelledPicture]:
             if not path.exists():
                 draw(species, seed).save(path)
             pictures.append(LabelledPicture(path, species.name))
+            step(1)
     return pictures
 
 

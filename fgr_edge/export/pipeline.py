@@ -188,7 +188,12 @@ class _Export:
             return None
         drawn = -(-max(config.proof_pictures, config.calib_pictures) // len(SPECIES))
         return calibration_pictures(
-            config.calib, folder / AVIARY, labels=self.labels, count=config.calib_pictures, per_species=drawn
+            config.calib,
+            folder / AVIARY,
+            labels=self.labels,
+            count=config.calib_pictures,
+            per_species=drawn,
+            progress=partial(progress_bar, quiet=config.quiet),
         )
 
     @property

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fgr_edge.errors import ConfigError, EngineError
 from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.context import Context, Scored
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.feed import picture_feed
@@ -22,7 +23,7 @@ from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches, load_image,
 from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
-from fgr_edge.runtime.prediction import Prediction, PredictionStream, Timings, result_of
+from fgr_edge.runtime.prediction import Prediction, PredictionStream, result_of
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
 from fgr_edge.runtime.request import Request
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
@@ -37,33 +38,6 @@ REASON_TOKENS = 1024  # and for a thought; Fine-R1's own take 540 on average
 NONE_OF_THESE = "none of these"
 
 Score = Callable[[Frame, Floats, Extend], ClassScores]
-
-
-class _Context(NamedTuple):
-    """A picture and a message that the decoder has read; times_s: start, preprocessed, seen, prefilled."""
-
-    patches: Patches | None
-    prompt: Prompt
-    embeds: ImageEmbeds
-    logits: Floats
-    sampler: Sampler
-    room: int
-    times_s: tuple[float, float, float, float]
-
-
-class _Scored(NamedTuple):
-    """Scores of the classes, after `text` (a thought, or nothing) and its `frame`; times_s: generated, scored."""
-
-    context: _Context
-    text: str
-    tokens: int
-    frame: Frame
-    scores: ClassScores
-    times_s: tuple[float, float]
-
-    @property
-    def timings(self) -> Timings:
-        return _timings(self.context, *self.times_s, generated=self.tokens, scored=self.scores.nodes)
 
 
 def _device_of(target: str) -> Device:
@@ -308,7 +282,7 @@ class Recognizer:
 
     def _score(
         self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer, score: Score
-    ) -> Generator[str, None, _Scored]:
+    ) -> Generator[str, None, Scored]:
         context = self._read(image, request, scorer)
         text, tokens, frame, logits = "", 0, DIRECT, context.logits
         if request.mode == "reason":
@@ -317,7 +291,7 @@ class Recognizer:
             )
         generated = time.perf_counter()
         scores = score(frame, logits, self._extend)
-        return _Scored(context, text, tokens, frame, scores, (generated, time.perf_counter()))
+        return Scored(context, text, tokens, frame, scores, (generated, time.perf_counter()))
 
     def _answer_freely(self, image: ImageInput, request: Request) -> Generator[str, None, Prediction]:
         """No labels: whatever the model says."""
@@ -344,10 +318,10 @@ class Recognizer:
             reasoning=reasoning_in(found.text) if request.mode == "reason" else None,
             text=found.text,
             mode=request.mode,
-            timings=_timings(context, end, end, generated=found.tokens, scored=0),
+            timings=context.timings(end, end, generated=found.tokens, scored=0),
         )
 
-    def _read(self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer | None = None) -> _Context:
+    def _read(self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer | None = None) -> Context:
         """Everything up to the first logits; leaves room in the cache for what follows."""
         start = time.perf_counter()
         patches = None if isinstance(image, ImageEmbeds) else preprocess(load_image(image), self._image_config)
@@ -364,7 +338,7 @@ class Recognizer:
         logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches)
         room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
         times = (start, preprocessed, seen, time.perf_counter())
-        return _Context(patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
+        return Context(patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
 
     def _default_sampling(self, request: Request, taken: int) -> SamplingConfig:
         """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and the model has."""
@@ -399,19 +373,3 @@ def _label_set(labels: LabelSet | Iterable[str] | str | os.PathLike[str] | None)
 def _features(embeds: ImageEmbeds) -> Floats:
     features: Floats = embeds.tokens.mean(axis=0)
     return features
-
-
-def _timings(context: _Context, generated_s: float, scored_s: float, *, generated: int, scored: int) -> Timings:
-    start, preprocessed, seen, prefilled = context.times_s
-    return Timings(
-        preprocess_ms=(preprocessed - start) * 1e3,
-        vision_ms=(seen - preprocessed) * 1e3,
-        prefill_ms=(prefilled - seen) * 1e3,
-        decode_ms=(generated_s - prefilled) * 1e3,
-        labels_ms=(scored_s - generated_s) * 1e3,
-        ttft_ms=(prefilled - start) * 1e3,
-        total_ms=(scored_s - start) * 1e3,
-        prompt_tokens=len(context.prompt.ids),
-        generated_tokens=generated,
-        scored_tokens=scored,
-    )
