@@ -15,6 +15,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     schemes_short    of these, the precisions of the command line, and int4 rounded to nearest
     cold_start  result of cold_start.py, `cold_start.json`
     export_3b   result of export_3b.py, `export_3b.json`
+    awq_3b      result of awq_3b.py, `awq_3b.json`
     machine     what they were measured on
 
     python benchmarks/results_table.py [--check] [--readme FILE...] [--results benchmarks/results]
@@ -164,6 +165,24 @@ def export_3b(results: Results) -> str:
     return markdown([f"{document['shape']}, int8", ""], rows)
 
 
+def awq_3b(results: Results) -> str:
+    """int4 with AWQ of the 3B-shaped checkpoint, stage by stage."""
+    document = results.get("awq_3b")
+    if document is None:
+        return UNKNOWN
+    found, answered = document["calibration"], document["answer"]
+    rows = [
+        ["pictures, tokens read", f"{found['pictures']}, {found['read_tokens']:,}"],
+        *([stage, f"{seconds:.0f} s"] for stage, seconds in found["seconds"].items()),
+        ["in all", f"{found['total_s'] / 60:.1f} min"],
+        ["peak resident memory", _gib(found["peak_bytes"])],
+        ["bundle", f"{found['bundle_bytes'] / 1e9:.2f} GB"],
+        ["decode", f"{answered['decode_tokens_per_s']:.1f} tokens/s"],
+        ["answer, peak resident memory", _gib(answered["peak_bytes"])],
+    ]
+    return markdown([f"{document['shape']}, int4 by AWQ", ""], rows)
+
+
 def _gib(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**30:.2f} GiB"
 
@@ -197,11 +216,15 @@ def labels_short(results: Results) -> str:
 def _labels(results: Results, wanted: Callable[[Mapping[str, Any]], bool]) -> str:
     rows = []
     for document in (value for name, value in results.items() if name.startswith("label_scores")):
+        on = f", on {document['pictures']}" if document.get("pictures") else ""
         for row in filter(wanted, document["rows"]):
             ms, ratios = row["ways_ms"], row["ratios"]
             rows.append(
                 [
-                    f"{row['bundle']}: {row['labels']:,}" + ("" if row["title"].isdecimal() else f" ({row['title']})"),
+                    f"{row['bundle']}: {row['labels']:,}"
+                    + ("" if row["title"].isdecimal() else f" ({row['title']})")
+                    + on,
+                    cell(row.get("best_share", {}).get("p50"), 2),
                     f"{cell(row['best_nodes']['p50'], 0)} of {row['inner_nodes']:,}",
                     cell(row["read_ms"]["p50"]),
                     f"{cell(ms['best']['p50'])} ({cell(ratios['best_of_read'], 2)}x)",
@@ -211,7 +234,7 @@ def _labels(results: Results, wanted: Callable[[Mapping[str, Any]], bool]) -> st
                     " / ".join(cell(ratios[f"{way}_of_full"], 0, "x") for way in ("cached", "whole")),
                 ]
             )
-    head = ["labels", "visited", "read, ms", "best-first, ms", "all, ms", "all / prefill"]
+    head = ["labels", "sure", "visited", "read, ms", "best-first, ms", "all, ms", "all / prefill"]
     return markdown([*head, "passes / best-first", "passes / all"], rows)
 
 
@@ -298,6 +321,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "schemes_short": schemes_short,
     "cold_start": cold_start,
     "export_3b": export_3b,
+    "awq_3b": awq_3b,
     "machine": machine,
 }
 
