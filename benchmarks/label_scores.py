@@ -13,7 +13,7 @@ prefill     a plain prefill of as many tokens as the trie has inner nodes: logit
 to the logits of the first token. Prefills above `MOST_PREFILLED` tokens and full scoring above `--most-full` labels are
 left out.
 
-    python -m benchmarks.label_scores BUNDLE... [--pictures DIR] [--counts 10,81,1000] [--rounds 5] [--threads 2]
+    python -m benchmarks.label_scores BUNDLE... [--pictures SOURCE] [--counts 10,81,1000] [--rounds 5] [--threads 2]
                                       [--names FILE...] [--most-full 10000] [--json FILE] [--plot FILE]
 """
 
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.label_names import names
@@ -34,6 +35,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.picture import write_picture
 from benchmarks.report import cell, percentiles, publish, ratio, table
 from fgr_edge import Recognizer
+from fgr_edge.data.labelled import read_labelled
 from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.label_scorer import DIRECT, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
@@ -131,7 +133,7 @@ def _pass_per_label(case: Case, context: Any, *, whole: bool) -> float:
 def measure(case: Case, pictures: Sequence[Path], rounds: int) -> dict[str, Any]:
     """Medians of every way, over rounds; each round takes the next picture."""
     done: dict[str, list[float]] = {}
-    reads, visited, rests = [], [], []
+    reads, visited, rests, shares = [], [], [], []
     for number in range(rounds + 1):
         picture = pictures[number % len(pictures)]
         turns = list(ways(case, picture).items())
@@ -149,6 +151,7 @@ def measure(case: Case, pictures: Sequence[Path], rounds: int) -> dict[str, Any]
             scores = _scores(case, read(case, picture))
             visited.append(scores.nodes)
             rests.append(scores.rest)
+            shares.append(first_share(scores.log_probs))
     return {
         "labels": len(case.scorer.labels),
         "inner_nodes": len(case.trie.inner),
@@ -157,11 +160,17 @@ def measure(case: Case, pictures: Sequence[Path], rounds: int) -> dict[str, Any]
         "ways_ms": {name: percentiles(values) for name, values in done.items()},
         "best_nodes": percentiles(visited),
         "best_rest": percentiles(rests),
+        "best_share": percentiles(shares),
     }
 
 
 def _scores(case: Case, context: Any) -> Any:
     return case.scorer.best(DIRECT, context.logits, case.recognizer._extend, case.confidence)
+
+
+def first_share(log_probs: npt.NDArray[np.float64]) -> float:
+    """How sure the model is: the likeliest label's share of what was visited."""
+    return float(1 / np.exp(log_probs - log_probs.max()).sum())
 
 
 def with_ratios(row: dict[str, Any]) -> dict[str, Any]:
@@ -227,11 +236,14 @@ def draw(document: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def pictures_in(folder: Path | None, count: int) -> list[Path]:
-    """`count` pictures spread over a folder, or one that is drawn."""
-    if folder is None:
+def pictures_in(source: Path | None, count: int) -> list[Path]:
+    """`count` pictures spread over a folder or a list, or one that is drawn."""
+    if source is None:
         return [write_picture(Path("out/picture-520x400.jpg"), (520, 400))]
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if source.is_file():
+        found = [picture.path for picture in read_labelled(source)]
+    else:
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     return [found[i] for i in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
 
 
@@ -239,7 +251,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("bundles", type=Path, nargs="+")
-    parser.add_argument("--pictures", type=Path, help="folder; one picture of 520 x 400 is drawn without it")
+    parser.add_argument("--pictures", type=Path, help="folder or list; without it one picture of 520 x 400 is drawn")
     parser.add_argument("--counts", default="10,81,300,1000,3000,10000")
     parser.add_argument("--names", type=Path, nargs="*", default=[], help="lists of labels to measure besides")
     parser.add_argument("--rounds", type=int, default=5)
@@ -263,6 +275,7 @@ def main() -> None:
         "benchmark": "label_scores",
         "rounds": options.rounds,
         "threads": options.threads,
+        "pictures": None if options.pictures is None else options.pictures.stem,
         "read_bandwidth_gbps": {"p50": round(float(np.median(rates)), 2), "min": min(rates), "max": max(rates)},
         "rows": rows,
         "machine": machine,

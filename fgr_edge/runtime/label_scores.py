@@ -5,8 +5,8 @@ log-probability of all its tokens, closing token included, each over the whole v
 label after another would give. Knows tokens; not text, not pictures, not calibration.
 
 `score_all` visits every inner node, in chunks of consecutive preorder nodes; the ancestors of a chunk's first node are
-computed again with it, so that nothing is kept between chunks and memory does not grow with the number of labels. One
-long name must not make every chunk small: half of a chunk at least is new.
+computed again with it, so that nothing is kept between chunks and memory does not grow with the number of labels.
+They come on top of the chunk: they get no logits, and one long name must not make every chunk small.
 
 `score_best` visits the nodes that can still matter. What has not been visited below a node has at most the node's own
 probability in all, because the children of a node share it: that bounds what is left, without a look at it.
@@ -59,8 +59,8 @@ def chunk_nodes(vocab: int) -> int:
 
 
 def chunk_room(chunk: int, deepest: int) -> int:
-    """Nodes that `score_all` asks for at once, ancestors included."""
-    return max(chunk, chunk // 2 + deepest)
+    """Nodes that `score_all` asks for at once at most, ancestors included."""
+    return chunk + deepest
 
 
 def log_normalizers(logits: Logits) -> Floats:
@@ -90,7 +90,7 @@ def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int
     """Log-probability [F] of every form; the decoder's cache is left as it was.
 
     Args:
-        chunk: nodes of one call; `calls` need room for `chunk_room` of it.
+        chunk: nodes of one call that get logits; `calls` need room for `chunk_room` of it.
     """
     edges = np.zeros(len(trie))
     _set_edges(trie, edges, [0], root_logits[None])
@@ -107,7 +107,7 @@ def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int
 def _chunks(trie: LabelTrie, chunk: int) -> Iterator[tuple[list[int], int]]:
     """Inner nodes in runs of about equal length, after the ancestors of the first that were in an earlier run."""
     inner = trie.inner
-    runs = -(-len(inner) // max(1, chunk // 2, chunk - int(trie.depths.max())))
+    runs = -(-len(inner) // chunk)
     for run in np.array_split(inner, runs) if runs else ():
         ancestors = trie.path(int(run[0]))[:-1]
         yield [*ancestors, *run.tolist()], len(ancestors)
