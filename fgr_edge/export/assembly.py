@@ -148,6 +148,7 @@ def _manifest(model: Model, target: Target, plan: Plan, options: BundleOptions) 
             settings.decoder_spec(model.decoder_dims, dialect.cache_dtype, tree_attention=dialect.tree_attention)
         ),
         "vision": asdict(settings.vision_spec(model.vision_dims)),
+        "widths": settings.widths(model.decoder_dims, model.vision_dims),
         "image": asdict(image),
         "prompt": asdict(prompt),
         "generation": settings.generation(checkpoint, family, tokenizer),

@@ -19,6 +19,7 @@ from fgr_edge.export.architectures import DecoderDims, Family, VisionDims
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.runtime.decoder import DecoderSpec
 from fgr_edge.runtime.image import ImageConfig
+from fgr_edge.runtime.manifest import WidthsPart
 from fgr_edge.runtime.vision import VisionSpec
 
 
@@ -111,6 +112,18 @@ def vision_spec(dims: VisionDims) -> VisionSpec:
         learned_positions=dims.learned_positions,
         deepstack=len(dims.deepstack_blocks),
     )
+
+
+def widths(decoder: DecoderDims, vision: VisionDims) -> WidthsPart:
+    """What the memory plan needs besides."""
+    return {
+        "heads": decoder.heads,
+        "intermediate": decoder.intermediate,
+        "vision_depth": vision.depth,
+        "vision_hidden": vision.hidden,
+        "vision_heads": vision.heads,
+        "vision_intermediate": vision.intermediate,
+    }
 
 
 def _three(values: Any) -> tuple[float, float, float]:

@@ -83,6 +83,17 @@ class ScreenPart(TypedDict):
     block_size: int
 
 
+class WidthsPart(TypedDict):
+    """What the memory plan needs to know of the graphs and the host does not: see `runtime/memory_facts.py`."""
+
+    heads: int
+    intermediate: int
+    vision_depth: int
+    vision_hidden: int
+    vision_heads: int
+    vision_intermediate: int
+
+
 class RequiredManifest(TypedDict):
     """manifest.json; `image`, `prompt` and `generation` are checked further by the modules that use them."""
 
@@ -104,9 +115,13 @@ class RequiredManifest(TypedDict):
 
 
 class Manifest(RequiredManifest, total=False):
-    """`screen` is there where the head is a graph of its own, with a coarse copy of it (see `runtime/head.py`)."""
+    """`screen` is there where the head is a graph of its own, with a coarse copy of it (see `runtime/head.py`).
+
+    `widths` came later: bundles without the key have no memory plan.
+    """
 
     screen: ScreenPart
+    widths: WidthsPart
 
 
 _EMBEDDING = {"dtype": "text", "rows": "size", "columns": "size"}
@@ -133,6 +148,9 @@ _VISION = {
     "deepstack": "count",
 }
 _SCREEN = {"scheme": "text", "block_size": "size"}
+_WIDTHS = dict.fromkeys(
+    ("heads", "intermediate", "vision_depth", "vision_hidden", "vision_heads", "vision_intermediate"), "size"
+)
 _TEXTS = ("family", "name", "target", "dialect")
 _OBJECTS = (
     *("precision", "decoder", "vision", "image", "prompt", "generation"),
@@ -175,9 +193,10 @@ def check_manifest(manifest: Mapping[str, Any], where: str = MANIFEST) -> Manife
     _check_keys(decoder, {**_DECODER, **there}, where, "decoder.")
     _check_keys(manifest["vision"], _VISION, where, "vision.")
     _check_keys(manifest["embedding"], _EMBEDDING, where, "embedding.")
-    if "screen" in manifest:
-        _check(manifest["screen"], "object", where, "screen")
-        _check_keys(manifest["screen"], _SCREEN, where, "screen.")
+    for part, kinds in (("screen", _SCREEN), ("widths", _WIDTHS)):
+        if part in manifest:
+            _check(manifest[part], "object", where, part)
+            _check_keys(manifest[part], kinds, where, f"{part}.")
     for part, precision in manifest["precision"].items():
         _check(precision, "text", where, f"precision.{part}")
     for name, entry in manifest["files"].items():
