@@ -3,8 +3,8 @@
 In: a bundle's folder and what runs here (product, version, GPU). Out: the record of the engines that fit, or an error
 that says which are there. Knows files and digests; opens no engine and needs no library.
 
-A folder holds `vision.engine`, `decoder.engine`, `head.engine` (where the head is a graph of its own), `timing.cache` and
-`engine.json`. No manifest lists them: they are made from the bundle by `fgr-edge build`, on the device where they run.
+A folder holds `vision.engine`, `decoder.engine`, `head.engine` (where the head is a graph of its own), `timing.cache`
+and `engine.json`. No manifest lists them: they are made from the bundle by `fgr-edge build`, on the device where they run.
 Engines of TensorRT-RTX may be for several generations of GPUs at once; their folder names the generations, not a GPU.
 """
 
