@@ -1,8 +1,4 @@
-"""The read bandwidth of this machine's memory: the roofline of decoding.
-
-In: a number of threads, a number of seconds. Out: GB/s (1e9 bytes) at which those threads read an array far
-larger than any cache. Each thread takes the maximum of its slice of int32, which numpy does with vector
-instructions and without the interpreter lock, so that memory is the limit and not arithmetic.
+"""The read bandwidth of this machine's memory, by itself: see `fgr_edge.bench.bandwidth`, where it lives.
 
     python benchmarks/bandwidth.py [--threads 2] [--seconds 3]
 """
@@ -11,59 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import time
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
+from fgr_edge.bench.bandwidth import ReadBandwidth, usable_cores
 
-ARRAY_BYTES = 1 << 30
-
-
-class ReadBandwidth:
-    """Reads one array again and again; open it once and ask between other work.
-
-    Args:
-        threads: Readers at once; the cores that this process may use by default.
-
-    Raises:
-        ValueError: If `threads` is not positive.
-    """
-
-    def __init__(self, threads: int | None = None) -> None:
-        threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
-        # Written, not only reserved: untouched pages all map to one page of zeros and would be read from cache.
-        self._slices = np.array_split(np.ones(ARRAY_BYTES // 4, dtype=np.int32), threads)
-        self._pool = ThreadPoolExecutor(threads)
-        self._read()
-
-    def gbps(self, seconds: float = 3.0) -> float:
-        """Median over passes of the array for so many seconds, at least three passes; GB/s, 1e9 bytes.
-
-        Raises:
-            ValueError: If `seconds` is not positive.
-        """
-        if seconds <= 0:
-            raise ValueError(f"seconds must be above 0, not {seconds}")
-        rates: list[float] = []
-        deadline = time.perf_counter() + seconds
-        while len(rates) < 3 or time.perf_counter() < deadline:
-            started = time.perf_counter()
-            self._read()
-            rates.append(ARRAY_BYTES / (time.perf_counter() - started) / 1e9)
-        return statistics.median(rates)
-
-    def _read(self) -> None:
-        list(self._pool.map(np.max, self._slices))
+__all__ = ["ReadBandwidth"]
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--seconds", type=float, default=3.0)
     arguments = parser.parse_args()
     rate = ReadBandwidth(arguments.threads).gbps(arguments.seconds)

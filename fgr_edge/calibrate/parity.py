@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fgr_edge.bench.machine import describe_machine
 from fgr_edge.calibrate.golden_bounds import Bounds
-from fgr_edge.calibrate.machine import describe_machine
 from fgr_edge.calibrate.parity_accuracy import Picture, accuracy_of
 from fgr_edge.calibrate.parity_document import SCHEMA_VERSION, Data, Parity, Side
 from fgr_edge.calibrate.parity_latency import Stopwatch

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from benchmarks import bandwidth
 from benchmarks.machine import describe_machine
 
 
@@ -17,13 +14,3 @@ def test_the_description_is_json_and_says_what_the_number_was_measured_on() -> N
     assert document["packages"]["numpy"]
     assert document["noise_percent"] >= 0
     assert "/home" not in document["command"]
-
-
-def test_bandwidth_is_that_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bandwidth, "ARRAY_BYTES", 1 << 28)
-    assert 1 < bandwidth.ReadBandwidth(threads=1).gbps(seconds=0.2) < 1000
-
-
-def test_bandwidth_refuses_no_threads() -> None:
-    with pytest.raises(ValueError, match="threads must be at least 1"):
-        bandwidth.ReadBandwidth(threads=0)
