@@ -28,8 +28,8 @@ from fgr_edge.errors import BundleError, EngineError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.bundle_amendment import BundleAmendment
 from fgr_edge.runtime.labels import LabelSet
+from fgr_edge.runtime.opening import Device
 from fgr_edge.runtime.recognizer import Recognizer
-from fgr_edge.runtime.sessions.onnxruntime import Device
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from fgr_edge.errors import BundleError, FgrEdgeError
 from fgr_edge.evaluate.evaluation import ProgressBar
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.manifest import read_manifest
+from fgr_edge.runtime.opening import Device
 from fgr_edge.runtime.recognizer import Recognizer
-from fgr_edge.runtime.sessions.onnxruntime import Device
 
 STAGES = ("files", "weights", "engine", *OBSERVED)
 NAMED_AT_MOST = 8  # tensors in a message

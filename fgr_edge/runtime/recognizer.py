@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.errors import ConfigError, EngineError
+from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.context import Context, Scored
@@ -23,11 +23,11 @@ from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches, load_image,
 from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
+from fgr_edge.runtime.opening import Device, open_graphs
 from fgr_edge.runtime.prediction import Prediction, PredictionStream, result_of
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
 from fgr_edge.runtime.request import Request
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
-from fgr_edge.runtime.sessions.onnxruntime import Device, OnnxRuntimeSession
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.stages import STAGE_TOKENS, Stages, greedy, logits_along
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
@@ -40,22 +40,6 @@ NONE_OF_THESE = "none of these"
 Score = Callable[[Frame, Floats, Extend], ClassScores]
 
 
-def _device_of(target: str) -> Device:
-    """Where a bundle runs, unless told.
-
-    Raises:
-        EngineError: on no engine that there is.
-    """
-    devices: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
-    if target in devices:
-        return devices[target]
-    raise EngineError(
-        f"the bundle is for target {target!r} and holds graphs, but no engine, which this version of fgr-edge does not "
-        "build yet; give device='cpu' to run its graphs on ONNX Runtime (slow: the reference of its numbers), or "
-        "export for target cpu"
-    )
-
-
 class Recognizer:
     """An open bundle that recognises pictures, one after another, reusing its buffers.
 
@@ -63,7 +47,7 @@ class Recognizer:
         bundle: folder that `fgr-edge export` wrote.
         labels: class names to choose among, a `LabelSet`, or a file of them; None takes the bundle's own, if it has
             any. With none at all the model answers freely.
-        device: where ONNX Runtime runs the graphs; None takes the bundle's target. "cpu" runs every bundle.
+        device: where the graphs run; None takes the bundle's target. "cpu" runs every bundle, on ONNX Runtime.
         threads: for one operator; None takes one per core.
 
     Attributes:
@@ -89,25 +73,20 @@ class Recognizer:
         manifest = opened.manifest
         stored = opened.labels() if labels is None else None
         self.labels = _label_set(labels) if stored is None else stored.labels
-        if device is None:
-            device = _device_of(manifest["target"])
+        graphs = open_graphs(opened, device, threads)
         self._image_config = read_spec(ImageConfig, manifest["image"], "image")
         self._embedding = opened.embedding()
         self._prompts = PromptBuilder(
             opened.file("tokenizer.json"), read_spec(PromptSpec, manifest["prompt"], "prompt")
         )
         self._vision = VisionEncoder(
-            OnnxRuntimeSession(opened.file("vision.onnx"), device, threads),
+            graphs.session("vision.onnx"),
             read_spec(VisionSpec, manifest["vision"], "vision"),
         )
         self._decoder = Decoder(
-            OnnxRuntimeSession(opened.file("decoder.onnx"), device, threads),
+            graphs.session("decoder.onnx"),
             read_spec(DecoderSpec, manifest["decoder"], "decoder"),
-            open_head(
-                opened,
-                lambda name: OnnxRuntimeSession(opened.file(name), device, threads),
-                screened=device == "cpu",
-            ),
+            open_head(opened, graphs.session, screened=graphs.exact_float32),
         )
         generation = manifest["generation"]
         self._repetition_penalty = float(generation.get("repetition_penalty", 1.0))

@@ -107,8 +107,13 @@ class OnnxRuntimeSession:
                 f"{path.name} was asked to run on {provider} and onnxruntime fell back to "
                 f"{', '.join(self._session.get_providers())}; check the GPU driver and the CUDA libraries"
             )
-        self.input_names = frozenset(value.name for value in self._session.get_inputs())
+        self._shapes = {value.name: value.shape for value in self._session.get_inputs()}
+        self.input_names = frozenset(self._shapes)
         self._output_names = [value.name for value in self._session.get_outputs()]
+
+    def longest(self, name: str, axis: int) -> int | None:
+        size = self._shapes[name][axis] if name in self._shapes else None
+        return size if isinstance(size, int) else None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         try:

@@ -13,7 +13,9 @@ Array = npt.NDArray[Any]
 class Buffer(Protocol):
     """A tensor that stays where it is between calls, with a host view to write inputs to and read results from."""
 
-    array: Array
+    @property
+    def array(self) -> Array:
+        """The host view: ask for it anew each time, an engine may still be reading what was written last."""
 
     def upload(self) -> None:
         """Make what was written to `array` visible to the engine."""
@@ -26,6 +28,9 @@ class Session(Protocol):
     """One loaded graph."""
 
     input_names: frozenset[str]
+
+    def longest(self, name: str, axis: int) -> int | None:
+        """The most that an axis of an input may measure; None where the graph takes any (or has no such input)."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once on host arrays; returns every output by name."""

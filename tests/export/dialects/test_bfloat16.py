@@ -47,6 +47,9 @@ class ReferenceSession:
         self._names = [value.name for value in model.graph.output]
         self._evaluator = ReferenceEvaluator(model)
 
+    def longest(self, name: str, axis: int) -> int | None:
+        return None
+
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(self._names, self._evaluator.run(None, dict(inputs)), strict=True))
 
