@@ -123,10 +123,11 @@ def _build_graphs(
     """All graphs; with a screen the head is a graph of its own, and its coarse copy another."""
     dialect = target.dialect(plan)
     build_vision(folder, model.vision_dims, model.vision, dialect, step)
-    inside = model.head if screen is None else None
-    build_decoder(folder, model.decoder_dims, model.decoder, inside, dialect, step)
-    if screen is not None:
+    apart = target.split_head or screen is not None
+    build_decoder(folder, model.decoder_dims, model.decoder, None if apart else model.head, dialect, step)
+    if apart:
         build_head(folder, model.head, dialect, step)
+    if screen is not None:
         build_screen(folder, model.head, target.dialect(screen), step)
 
 

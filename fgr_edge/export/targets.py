@@ -22,12 +22,15 @@ class Target:
         dialect: makes the dialect for a plan.
         schemes: names of those that the target can run (see `calibrate.schemes`).
         screen: scheme of the coarse copy that a float32 head may get for greedy decoding; None where it would not help.
+        split_head: whether the head is a graph of its own: an engine of it is built apart, in memory that the layers do
+            not hold meanwhile, and only for the few rows that want logits.
     """
 
     name: str
     dialect: Callable[[Plan], Dialect]
     schemes: tuple[str, ...]
     screen: str | None = None
+    split_head: bool = False
 
 
 _WEIGHTS_ONLY = ("fp32", "fp16", "bf16", "int8", "int8-channel", "int4-32", "int4-128")
@@ -44,9 +47,10 @@ TARGETS = {
         Target("cpu", OnnxRuntimeDialect, (*_WEIGHTS_ONLY, "w8a8"), screen="int8"),
         # DynamicQuantizeMatMul has no CUDA kernel.
         Target("cuda", _cuda, _WEIGHTS_ONLY),
-        # Graphs only: engines are built where they run. What a GPU's generation lacks is in `gpus`.
-        Target("tensorrt", StandardDialect, tuple(SCHEMES)),
-        Target("tensorrt-rtx", StandardDialect, tuple(SCHEMES)),
+        # Graphs only: `fgr-edge build` makes the engines, and rewrites the graphs for versions that know fewer operators
+        # (`dialects/lowering`). What a GPU's generation lacks is in `gpus`.
+        Target("tensorrt", StandardDialect, tuple(SCHEMES), split_head=True),
+        Target("tensorrt-rtx", StandardDialect, tuple(SCHEMES), split_head=True),
     )
 }
 

@@ -15,14 +15,14 @@ from fgr_edge.runtime.bundle import EMBEDDING, TOKENIZER
 from fgr_edge.runtime.head import HEAD, SCREEN, SCREEN_NORMS
 
 GRAPHS = ("vision.onnx", "decoder.onnx")
-SCREENED_GRAPHS = (HEAD, SCREEN)  # of bundles with a screened head
+APART_GRAPHS = (HEAD, SCREEN)  # of bundles whose head is a graph of its own, and screened
 SMALLEST_BYTES = 32  # a constant of fewer bytes may stand elsewhere in the file by chance
 
 
 def tensor_places(bundle: Path) -> list[TensorPlace]:
     """Places of the tensors of the bundle in folder `bundle`, graph by graph, in the order of their files."""
     places: list[TensorPlace] = []
-    graphs = [*GRAPHS, *(graph for graph in SCREENED_GRAPHS if (bundle / graph).is_file())]
+    graphs = [*GRAPHS, *(graph for graph in APART_GRAPHS if (bundle / graph).is_file())]
     for graph in graphs:
         places += _of_graph(bundle, graph)
     wholes = {EMBEDDING: "embedding", TOKENIZER: TOKENIZER, **{graph: f"graph of {graph}" for graph in graphs}}

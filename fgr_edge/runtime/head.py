@@ -1,4 +1,4 @@
-"""The output head as a graph of its own, with its screen: all logits of hidden rows, or the likeliest token alone.
+"""The output head as a graph of its own, perhaps with its screen: all logits of hidden rows, or the likeliest alone.
 
 In: hidden rows that the decoder left in a buffer. Out: logits, when they are asked for. Does not know what comes next.
 """
@@ -60,7 +60,7 @@ class Head:
 
 
 def open_head(bundle: Bundle, session: Callable[[str], Session], *, screened: bool) -> Head | None:
-    """The head of a bundle that has a screen; None where decoder.onnx has the head inside.
+    """The head of a bundle where it is a graph of its own; None where decoder.onnx has it inside.
 
     Args:
         session: opens a graph of the bundle by its file name.
@@ -71,10 +71,10 @@ def open_head(bundle: Bundle, session: Callable[[str], Session], *, screened: bo
         EngineError: the engine refuses a graph.
     """
     spec = bundle.manifest.get("screen")
-    if spec is None:
+    if spec is None and HEAD not in bundle:
         return None
     head = session(HEAD)  # first: opening it reads the weight, whose rows the screen looks at
-    if not screened:
+    if spec is None or not screened:
         return Head(head, None)
     decoder = bundle.manifest["decoder"]
     stored = bundle.arrays(SCREEN_NORMS)

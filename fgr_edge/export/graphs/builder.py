@@ -132,11 +132,13 @@ class GraphBuilder:
         self._initializers[name] = value
         return value
 
-    def save(self) -> None:
-        """Write the graph beside its weights."""
-        if self._weights is None or self.folder is None:
-            return
-        self._weights.close()
+    def keep(self, value: ir.Value) -> ir.Value:
+        """Take over an initializer of another graph, wherever its numbers lie."""
+        self._initializers[str(value.name)] = value
+        return value
+
+    def model(self) -> ir.Model:
+        """The graph as it stands."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,
@@ -145,5 +147,11 @@ class GraphBuilder:
             opset_imports=self._opsets,
             name=self.name,
         )
-        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="fgr-edge", producer_version=__version__)
-        ir.save(model, self.folder / f"{self.name}.onnx")
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="fgr-edge", producer_version=__version__)
+
+    def save(self) -> None:
+        """Write the graph beside its weights."""
+        if self._weights is None or self.folder is None:
+            return
+        self._weights.close()
+        ir.save(self.model(), self.folder / f"{self.name}.onnx")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
+from fgr_edge.runtime.head import Head
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.specs import read_spec
@@ -76,7 +77,9 @@ def test_bfloat16_stays_near_transformers(tiny_models: TinyModels, family: str, 
     seen = vision.encode(Patches(expected.pixels, (1, 4, 4)))
     assert relative(seen.tokens, expected.image_embeds) < BOUND
     spec = read_spec(DecoderSpec, {**manifest["decoder"], "cache_dtype": "float16"}, "decoder")
-    decoder = Decoder(ReferenceSession(path / "decoder.onnx"), spec)
+    apart = path / "head.onnx"
+    head = Head(ReferenceSession(apart), None) if apart.is_file() else None
+    decoder = Decoder(ReferenceSession(path / "decoder.onnx"), spec, head)
     given = feed(recognizer, expected)
     prompt = decoder.prefill(given.embeds, given.positions, max_new_tokens=8, deepstack=given.deepstack)
     assert relative(prompt, expected.logits[-1]) < BOUND
