@@ -9,6 +9,7 @@ from fgr_edge.cli import export
 from fgr_edge.cli import inspect
 from fgr_edge.cli import verify
 from fgr_edge.cli import recognize
+from fgr_edge.cli import label
 from fgr_edge.cli import evaluate
 from fgr_edge.cli import calibrate_labels
 from fgr_edge.cli import train
