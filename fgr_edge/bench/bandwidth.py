@@ -22,7 +22,7 @@ class ReadBandwidth:
 
     Args:
         threads: Readers at once; the cores that this process may use by default.
-        array_bytes: Size of the array.
+        array_bytes: Size of the array; 1 GiB by default, or an eighth of the memory where that is less.
 
     Raises:
         ValueError: If `threads` is not positive.
@@ -32,7 +32,7 @@ class ReadBandwidth:
         threads = usable_cores() if threads is None else threads
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
-        self._bytes = ARRAY_BYTES if array_bytes is None else array_bytes
+        self._bytes = min(ARRAY_BYTES, memory_bytes() // 8) if array_bytes is None else array_bytes
         # Written, not only reserved: untouched pages all map to one page of zeros and would be read from cache.
         self._slices = np.array_split(np.ones(self._bytes // 4, dtype=np.int32), threads)
         self._pool = ThreadPoolExecutor(threads)
@@ -56,6 +56,11 @@ class ReadBandwidth:
 
     def _read(self) -> None:
         list(self._pool.map(np.max, self._slices))
+
+
+def memory_bytes() -> int:
+    """Of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def usable_cores() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -11,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fgr_edge.bench.bandwidth import usable_cores
+from fgr_edge.bench.bandwidth import memory_bytes, usable_cores
 
 PACKAGES = ("fgr-edge", "numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 NOISE_RUNS = 15
@@ -32,7 +31,7 @@ def describe_machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "cpu": _cpu_field("model name") or _board() or platform.processor() or None,
         "cpu_flags": _vector_flags(),
         "cores": usable_cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "last_level_cache_bytes": last_level_cache_bytes(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),

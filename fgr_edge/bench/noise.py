@@ -135,7 +135,8 @@ def _cpu_ticks(root: Path) -> tuple[int | None, int | None, int | None]:
     line = next((one for one in _lines(root / "proc/stat") if one.startswith("cpu ")), None)
     if line is None:
         return None, None, None
-    user, nice, system, idle, iowait, irq, softirq, steal = (int(one) for one in (*line.split()[1:9], *"00000000"))[:8]
+    fields = [int(one) for one in line.split()[1:9]]  # older kernels have fewer
+    user, nice, system, idle, iowait, irq, softirq, steal = [*fields, *[0] * (8 - len(fields))]
     busy = user + nice + system + irq + softirq
     return busy, busy + idle + iowait + steal, steal
 

@@ -8,10 +8,11 @@ matplotlib is not installed it has no plots and says so: an export does not fail
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
+from fgr_edge.bench import html
 from fgr_edge.calibrate import parity_figures, parity_rows
 from fgr_edge.calibrate.parity_document import Accuracy, Answer, Flip, Parity
 from fgr_edge.errors import MissingExtraError
@@ -24,18 +25,9 @@ PAGE = "parity.html"
 PICTURED = 24  # changed answers of a kind, with their pictures
 KINDS = {"lost": "Lost: right before, wrong now", "gained": "Gained: wrong before, right now"}
 STYLE = """
-body{font:15px/1.45 system-ui,Helvetica,Arial,sans-serif;color:#222;margin:2em auto;max-width:1100px;padding:0 1.5em}
-h1{font-size:1.3em;margin-bottom:.4em}h2{font-size:1.15em;margin-top:2em}h3{font-size:1em}.dim{color:#666}
-.verdict{border-left:6px solid;padding:.6em 1em;margin:1em 0;background:#f7f7f7}.verdict b{font-size:1.15em}
-.good{border-color:#15803d}.bad{border-color:#b91c1c}.open{border-color:#777}
-.verdict ul{margin:.4em 0 0;padding-left:1.2em}
-table{border-collapse:collapse}td,th{padding:.25em 1.2em .25em 0;text-align:left;border-bottom:1px solid #eee}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}tr.bad td{color:#b91c1c;font-weight:600}
-.figures{display:flex;flex-wrap:wrap;gap:24px;margin-top:1.2em}figure{margin:0;max-width:480px}
-figure svg{width:100%;height:auto}figcaption{font-size:.9em;color:#444}
 .cards{display:flex;flex-wrap:wrap;gap:14px}.card{width:190px;border:1px solid #ddd;border-radius:6px;padding:8px;
 font-size:.85em}.card div{height:124px;display:flex;align-items:center}.card img{max-width:120px;max-height:120px}
-.right{color:#15803d}.wrong{color:#b91c1c}code{font-size:.85em;word-break:break-all}
+.right{color:#15803d}.wrong{color:#b91c1c}
 """
 
 
@@ -57,9 +49,8 @@ def page(parity: Parity, pictures: Path | None) -> str:
     bundle = parity["bundle"]
     precision = ", ".join(f"{part} {kind}" for part, kind in bundle["precision"].items())
     title = f"{bundle['name']} for {bundle['target']}: the same as the original?"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
+    return html.page(
+        title,
         f'<p class="dim">{escape(precision)}; the original is the same checkpoint in fp32. '
         f"{escape(_measured(parity))}</p>"
         + _verdict(parity)
@@ -68,8 +59,8 @@ def page(parity: Parity, pictures: Path | None) -> str:
         + "".join("".join(_flips(accuracy, pictures)) for accuracy in parity["accuracy"])
         + _cost(parity)
         + _sensitivity(parity)
-        + _facts(parity)
-        + "</body></html>\n"
+        + _facts(parity),
+        STYLE,
     )
 
 
@@ -87,20 +78,16 @@ def _verdict(parity: Parity) -> str:
     else:
         kind, text = ("good", "Within the bound") if judged["passed"] else ("bad", "Over the bound")
         text += f": at most {100 * bound:.3g} points of top-1 may be lost"
-    advice = _list(judged["advice"])
+    found, advice = html.sentences(judged["found"]), html.sentences(judged["advice"])
     return (
-        f'<div class="verdict {kind}"><b>{escape(judged["headline"])}</b><br>{escape(text)}.{_list(judged["found"])}'
+        f'<div class="verdict {kind}"><b>{escape(judged["headline"])}</b><br>{escape(text)}.{found}'
         + (f"<p>What to try:</p>{advice}" if advice else "")
         + "</div>"
     )
 
 
-def _list(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in sentences)}</ul>" if sentences else ""
-
-
 def _accuracy(accuracy: Accuracy) -> str:
-    table = _table(("", "original", "bundle", "change"), parity_rows.accuracy_rows(accuracy))
+    table = html.table(("", "original", "bundle", "change"), parity_rows.accuracy_rows(accuracy))
     captions = (
         "Probability of each picture's right class: on the dashed line nothing changed.",
         "Reliability: on the dashed line, answers are right as often as they say. Bars: 95 %.",
@@ -137,7 +124,7 @@ def _stages(parity: Parity) -> str:
     marked = {number for number, measure in enumerate(parity["stages"]) if measure["within"] is False}
     return (
         "<h2>Stage by stage</h2>"
-        + _table(("stage", "prompt", "measure", "mean", "worst", "expected", "pictures"), rows, 3, marked)
+        + html.table(("stage", "prompt", "measure", "mean", "worst", "expected", "pictures"), rows, 3, marked)
         + '<p class="dim">Where the original and the bundle first differ by more than expected, look there first. '
         "Without an expectation, only the accuracy says whether an error matters. <i>Forced</i>: along the original's "
         "text.</p>"
@@ -177,7 +164,7 @@ def _words(flip: Flip) -> str:
 def _cost(parity: Parity) -> str:
     return (
         "<h2>Size and latency</h2>"
-        + _table(("", "original", "bundle", ""), parity_rows.cost_rows(parity))
+        + html.table(("", "original", "bundle", ""), parity_rows.cost_rows(parity))
         + f'<p class="dim">Medians of {parity["latency"]["bundle"]["runs"]} runs each, in turns, on the machine named '
         "below, the picture decoded from memory. Other work on that machine shows in them.</p>"
     )
@@ -195,7 +182,7 @@ def _sensitivity(parity: Parity) -> str:
         else "No unit had to be kept at a higher precision"
     )
     figure = parity_figures.sensitivity(rows) if _can_draw() else ""
-    table = _table(
+    table = html.table(
         ("unit", "error", "kept"), [(row["unit"], f"{row['error']:.3g}", row["kept"] or "") for row in rows], 1
     )
     return (
@@ -206,30 +193,10 @@ def _sensitivity(parity: Parity) -> str:
 
 
 def _facts(parity: Parity) -> str:
-    skipped = _list([one["error"] for one in parity["data"]["skipped"]])
+    skipped = html.sentences([one["error"] for one in parity["data"]["skipped"]])
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in parity_rows.fact_rows(parity)
     )
     return f"<h2>What was measured, and where</h2><table>{rows}</table>" + (
         f"<h3>Skipped: pictures that cannot be opened</h3>{skipped}" if skipped else ""
     )
-
-
-def _table(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    numbers_from: int = 1,
-    marked: set[int] | frozenset[int] = frozenset(),
-) -> str:
-    """Columns from `numbers_from` on are aligned to the right; marked rows stand out."""
-
-    def cells(values: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if place >= numbers_from else ''}>{escape(value)}</{tag}>"
-            for place, value in enumerate(values)
-        )
-
-    body = "".join(
-        f"<tr{' class=bad' if number in marked else ''}>{cells(row, 'td')}</tr>" for number, row in enumerate(rows)
-    )
-    return f"<table><tr>{cells(heads, 'th')}</tr>{body}</table>"

@@ -11,5 +11,6 @@ from fgr_edge.cli import verify
 from fgr_edge.cli import recognize
 from fgr_edge.cli import label
 from fgr_edge.cli import evaluate
+from fgr_edge.cli import bench
 from fgr_edge.cli import calibrate_labels
 from fgr_edge.cli import train

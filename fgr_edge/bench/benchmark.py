@@ -1,0 +1,226 @@
+"""`fgr-edge bench`: one bundle, measured on this machine.
+
+In: a `BenchConfig`. Out: a `Document`. In this order: fresh processes, while nothing is open here; then rounds, each of
+which does all the work once, in an order that turns with the round, and measures the memory bandwidth once; then
+several recognizers at once; then energy. The first rounds warm up and are thrown away. Nothing is pinned, and no clock
+or governor is changed: what the machine did is told in `noise`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fgr_edge.bench import facts
+from fgr_edge.bench.answers import MODES, Asker, BenchMode, summarize
+from fgr_edge.bench.bandwidth import ReadBandwidth
+from fgr_edge.bench.concurrency import LEVEL_S, measure_level
+from fgr_edge.bench.document import SCHEMA_VERSION, ColdStart, Document, Level, Memory
+from fgr_edge.bench.energy import WORK_S, Energy, Work, find_meters, measure_energy
+from fgr_edge.bench.machine import describe_machine
+from fgr_edge.bench.noise import Snapshot, judge
+from fgr_edge.bench.pictures import open_pictures
+from fgr_edge.bench.rounds import Rounds, run_rounds
+from fgr_edge.bench.spread import rounded
+from fgr_edge.bench.starts import Starter, measure_starts, processes
+from fgr_edge.bench.tokens import TokenRunner
+from fgr_edge.errors import ConfigError
+from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.opening import Device
+from fgr_edge.runtime.recognizer import Recognizer
+
+ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchConfig:
+    """What to measure, and how often.
+
+    Attributes:
+        images: a picture or a folder of them; None draws some.
+        labels: class names; None takes the bundle's, if it has any.
+        prompt_tokens: prefills of so much text, each count a measure; 0 and none leave it out.
+        new_tokens: likewise, tokens generated after the first picture's prompt.
+        rounds, warmups: counted, and thrown away before.
+        cascade_below: probability of a direct answer under which the cascade reasons.
+        think_budget: tokens after which a thought is closed; None lets it end.
+        concurrency: so many recognizers at once, each count a measure.
+        starts: fresh processes of each kind.
+        level_s, work_s: least seconds of a concurrency level, and of a piece of work whose energy is measured.
+
+    Raises:
+        ConfigError: an option makes no sense.
+    """
+
+    bundle: Path
+    images: Path | None = None
+    labels: Path | None = None
+    prompt_tokens: tuple[int, ...] = (512,)
+    new_tokens: tuple[int, ...] = (128,)
+    rounds: int = 5
+    warmups: int = 1
+    modes: tuple[BenchMode, ...] = MODES
+    cascade_below: float = 0.5
+    think_budget: int | None = None
+    concurrency: tuple[int, ...] = ()
+    starts: int = 5
+    threads: int | None = None
+    device: Device | None = None
+    level_s: float = LEVEL_S
+    work_s: float = WORK_S
+
+    def __post_init__(self) -> None:
+        unknown = [mode for mode in self.modes if mode not in MODES]
+        if unknown or not self.modes:
+            raise ConfigError(f"modes are {', '.join(unknown) or 'none'}, expected some of {', '.join(MODES)}")
+        checks = (
+            ("rounds", self.rounds >= 1, "at least 1"),
+            ("warmups", self.warmups >= 0, "0 or more"),
+            ("starts", self.starts >= 0, "0 or more"),
+            ("cascade_below", 0 <= self.cascade_below <= 1, "a probability, from 0 to 1"),
+            ("think_budget", self.think_budget is None or self.think_budget >= 1, "at least 1 token"),
+            ("threads", self.threads is None or self.threads >= 1, "at least 1"),
+            ("concurrency", all(count >= 1 for count in self.concurrency), "at least 1 recognizer"),
+            ("prompt_tokens", all(count >= 0 for count in self.prompt_tokens), "0 or more tokens"),
+            ("new_tokens", all(count >= 0 for count in self.new_tokens), "0 or more tokens"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected {expected}")
+
+
+def bench(config: BenchConfig, progress: ProgressBar) -> Document:
+    """Measure.
+
+    Raises:
+        BundleError, LabelError, EngineError, MissingExtraError: what cannot be opened.
+        ImageError: a picture cannot be used.
+        ConfigError: more tokens are asked for than the model has positions.
+    """
+    start = time.perf_counter()
+    bundle = Bundle.open(config.bundle)
+    config = _without_zeros(config)
+    _check_positions(config, bundle)
+    with TemporaryDirectory(prefix="fgr-edge-bench-") as folder:
+        pictures = open_pictures(config.images, Path(folder))
+        return _bench(config, bundle, pictures, progress, start)
+
+
+def _bench(
+    config: BenchConfig, bundle: Bundle, pictures: Sequence[Path], progress: ProgressBar, start: float
+) -> Document:
+    before = Snapshot.take()
+    cold_start, memory = _starts(config, bundle, pictures[0], progress)
+    recognizer = _open(config)
+    asker = Asker(recognizer, pictures, config.cascade_below, config.think_budget)
+    tokens = TokenRunner(recognizer)
+    _check_room(config, tokens.prompt_tokens(pictures[0]), bundle)
+    device = facts.device_of(bundle, config.device)
+    bandwidth = ReadBandwidth(config.threads) if device == "cpu" else None
+    jobs = Rounds(asker, tokens, pictures, config.modes, config.prompt_tokens, config.new_tokens)
+    with progress("rounds", (config.warmups + config.rounds) * len(jobs.work())) as step:
+        done = run_rounds(jobs, config.rounds, config.warmups, bandwidth, lambda: step(1))
+    levels = _levels(config, pictures, progress)
+    after = Snapshot.take()
+    energy = _energy(config, asker, tokens, pictures)
+    traffic = facts.traffic_of(bundle, device)
+    machine = describe_machine()
+    return Document(
+        benchmark="fgr-edge bench",
+        schema_version=SCHEMA_VERSION,
+        command=facts.command_of(config),
+        bundle=facts.subject_of(bundle, recognizer),
+        settings=facts.settings_of(config, device, pictures),
+        noise=judge(before, after, done.bandwidth_gbps, done.unsteadiness()),
+        prefill=done.prefill_rows(),
+        decode=done.decode_rows(traffic),
+        answers={mode: summarize(runs, mode) for mode, runs in done.answers.items()},
+        cold_start=cold_start,
+        memory=memory,
+        bandwidth=facts.bandwidth_of(done.bandwidth_gbps, config.threads, device),
+        energy=energy,
+        concurrency=levels,
+        notes=facts.notes_of(done, bundle, recognizer, device, traffic, machine),
+        samples=done.samples(),
+        machine=machine,
+        seconds=rounded(time.perf_counter() - start),
+    )
+
+
+def _starts(config: BenchConfig, bundle: Bundle, picture: Path, progress: ProgressBar) -> tuple[ColdStart, Memory]:
+    asked = [mode for mode in config.modes if mode != "cascade"]
+    starter = Starter(bundle, picture, config.labels, config.device, config.threads, config.think_budget)
+    with progress("fresh processes", processes(config.starts, asked)) as step:
+        return measure_starts(starter, config.starts, asked, lambda: step(1))
+
+
+def _levels(config: BenchConfig, pictures: Sequence[Path], progress: ProgressBar) -> list[Level]:
+    levels: list[Level] = []
+    if not config.concurrency:
+        return levels
+    with progress("several at once", len(config.concurrency)) as step:
+        for count in config.concurrency:
+            opener = partial(_open, config)
+            levels.append(measure_level(opener, pictures, count, seconds=config.level_s, least=config.rounds))
+            step(1)
+    return levels
+
+
+def _open(config: BenchConfig) -> Recognizer:
+    return Recognizer(config.bundle, config.labels, device=config.device, threads=config.threads)
+
+
+def _energy(config: BenchConfig, asker: Asker, tokens: TokenRunner, pictures: Sequence[Path]) -> Energy:
+    """Joules of an answer in each mode, and of a generated token."""
+
+    def answers(mode: BenchMode) -> Work:
+        def once() -> int:
+            for number in range(len(pictures)):
+                asker.ask(number, mode)
+            return len(pictures)
+
+        return once
+
+    work = {f"{mode}_answer": answers(mode) for mode in config.modes}
+    if config.new_tokens:
+        work["token"] = lambda: len(tokens.decode(pictures[0], config.new_tokens[0]).token_ms)
+    meters, absent = find_meters()
+    try:
+        return measure_energy(work, meters, absent, work_s=config.work_s)
+    finally:
+        for meter in meters:
+            meter.close()
+
+
+def _without_zeros(config: BenchConfig) -> BenchConfig:
+    """`-p 0` and `-n 0` leave a measure out, as in llama-bench."""
+    return replace(
+        config,
+        prompt_tokens=tuple(count for count in config.prompt_tokens if count),
+        new_tokens=tuple(count for count in config.new_tokens if count),
+    )
+
+
+def _check_positions(config: BenchConfig, bundle: Bundle) -> None:
+    most = bundle.manifest["decoder"]["max_positions"]
+    for option, counts in (("-p", config.prompt_tokens), ("-n", config.new_tokens)):
+        over = [count for count in counts if count > most]
+        if over:
+            raise ConfigError(
+                f"{option} asks for {over[0]} tokens, the model has positions for {most}; give at most that"
+            )
+
+
+def _check_room(config: BenchConfig, prompt_tokens: int, bundle: Bundle) -> None:
+    most = bundle.manifest["decoder"]["max_positions"]
+    for count in config.new_tokens:
+        if prompt_tokens + count > most:
+            raise ConfigError(
+                f"-n asks for {count} tokens after the {prompt_tokens} of the picture's prompt, the model has "
+                f"positions for {most}; give -n {max(0, most - prompt_tokens)} at most, or a smaller picture"
+            )

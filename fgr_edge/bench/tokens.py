@@ -1,0 +1,63 @@
+"""Prefill and decode of exact numbers of tokens on a recognizer's own decoder: llama-bench's pp and tg.
+
+In: an open recognizer, a picture, counts. Out: milliseconds. It looks into the recognizer instead of opening a decoder
+of its own: what is timed is what answers. Stop tokens stop nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.sampling import Sampler, SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRun:
+    """token_ms: of each; full_head_tokens: that a screen could not tell, None without one."""
+
+    context_start_tokens: int
+    token_ms: tuple[float, ...]
+    full_head_tokens: int | None
+
+
+class TokenRunner:
+    """Times one recognizer, which nobody else uses meanwhile."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._recognizer = recognizer
+
+    def prefill_ms(self, tokens: int) -> float:
+        """Read so many tokens of text, the same each time, into an empty cache, up to the last one's logits."""
+        recognizer = self._recognizer
+        ids = np.random.default_rng(tokens).integers(0, recognizer.bundle.manifest["decoder"]["vocab"], tokens)
+        start = time.perf_counter()
+        embeds = recognizer._embedding.gather(ids)
+        recognizer._decoder.prefill(embeds, np.tile(np.arange(tokens), (3, 1)), max_new_tokens=0)
+        return (time.perf_counter() - start) * 1e3
+
+    def prompt_tokens(self, picture: Path) -> int:
+        """Of the picture's prompt in reason mode."""
+        recognizer = self._recognizer
+        return len(recognizer._prompts.build(None, "reason", len(recognizer.see(picture).tokens)).ids)
+
+    def decode(self, picture: Path, tokens: int) -> DecodeRun:
+        """Read the picture's prompt, then so many times: append the last token, choose the likeliest next."""
+        recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
+        embeds = recognizer.see(picture)
+        prompt = recognizer._prompts.build(None, "reason", len(embeds.tokens))
+        token = int(recognizer._prefill(prompt, embeds, tokens).argmax())
+        head = recognizer._decoder._head
+        screen = None if head is None else head.screen
+        times, full = [time.perf_counter()], 0
+        for _ in range(tokens):
+            token = sampler.next(recognizer._advance([token]))
+            times.append(time.perf_counter())
+            full += screen is not None and screen.candidates is None
+        spans = tuple((end - start) * 1e3 for start, end in pairwise(times))
+        return DecodeRun(len(prompt.ids), spans, None if screen is None else full)
