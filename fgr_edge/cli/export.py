@@ -73,14 +73,15 @@ def export(
             screened=screen,
             gpu=gpu,
             labels=labels,
-            image_size=_image_size(image_size),
+            image_size=parse_image_size(image_size),
             force=force,
         )
     )
     print(summary(path))
 
 
-def _image_size(text: str | None) -> tuple[int, int] | None:
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """(width, height) of "WxH"."""
     if text is None:
         return None
     parts = text.lower().split("x")

@@ -1,0 +1,175 @@
+"""The memory plan against what was measured, and its arithmetic."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fgr_edge.errors import BundleError, ConfigError
+from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.memory_advice import advised, plan_table
+from fgr_edge.runtime.memory_facts import MemoryFacts, read_facts
+from fgr_edge.runtime.memory_plan import plan_memory
+from fgr_edge.runtime.plan_devices import DEVICES, GIB, PlanDevice, find_device
+from tests.command import Done
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyModels
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+WITHIN = 0.15
+ROOMY = PlanDevice("roomy", 1 << 40, 0, "nothing", shared=True)
+
+ANSWER = """
+import sys
+import numpy as np
+from fgr_edge import Recognizer
+recognizer = Recognizer(sys.argv[1], threads=2)
+picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+for _ in range(2):
+    recognizer(picture, mode="reason")
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+def facts_3b(target: str = "cpu", precision: str = "int8", **changed: Any) -> MemoryFacts:
+    """Qwen2.5-VL-3B in one precision, asked about 640 x 480."""
+    bytes_per_weight = {"int8": 1 + 4 / 128, "int4-128": 0.5 + 4.5 / 128, "fp16": 2.0}
+    facts = MemoryFacts(
+        target=target,  # type: ignore[arg-type]
+        precision=dict.fromkeys(("vision", "decoder", "head"), precision),
+        layers=36, hidden=2048, heads=16, kv_heads=2, head_dim=128, intermediate=11008, vocab=151936,
+        vision_depth=32, vision_hidden=1280, vision_heads=16, vision_intermediate=3420, windowed=True,
+        patch_px=14, merge=2, vision_bytes=0, decoder_bytes=0, head_bytes=0, screen_bytes=0, head_inside=True,
+        tokenizer_bytes=5_969_026, cache_bytes=4 if target == "cpu" else 2, working_bytes=4 if target == "cpu" else 2,
+        decomposed=False, pixels=644 * 476, tokens=512, prefill_tokens=430,
+    )  # fmt: skip
+    vision, body, head = (
+        round(facts.weights(part) * bytes_per_weight["int8" if part == "vision" else precision])
+        for part in ("vision", "decoder", "head")  # type: ignore[arg-type]
+    )
+    return replace(facts, vision_bytes=vision, decoder_bytes=body + head, **changed)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("export_3b", "int8"), ("awq_3b", "int4-128")])
+def test_the_3b_model_took_what_is_predicted(name: str, precision: str) -> None:
+    measured = json.loads((RESULTS / f"{name}.json").read_text())["answer"]["peak_bytes"]
+    predicted = plan_memory(facts_3b(precision=precision), ROOMY).run_bytes
+    assert abs(predicted / measured - 1) < WITHIN, predicted / measured
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_nano_takes_what_is_predicted(nano_bundle: Callable[..., Path], precision: str) -> None:
+    bundle = nano_bundle(precision)
+    run = subprocess.run([sys.executable, "-c", ANSWER, str(bundle)], capture_output=True, text=True, check=True)
+    measured = int(run.stdout) * 1024
+    predicted = plan_memory(read_facts(Bundle.open(bundle).manifest), ROOMY).run_bytes
+    assert abs(predicted / measured - 1) < WITHIN, predicted / measured
+
+
+def test_cache_and_weights_are_exact(tiny_models: TinyModels) -> None:
+    path = tiny_models.bundle("qwen2.5", "int8")
+    manifest = Bundle.open(path).manifest
+    plan = plan_memory(read_facts(manifest, tokens=600), ROOMY)
+    items = {item.name.split(",")[0]: item.bytes for item in plan.items}
+    assert items["KV cache"] == 2 * 3 * 2 * 16 * 768 * 4  # key and value, layers, heads, width, slots, float32
+    stored = [file.stat().st_size for file in path.glob("*.onnx.data")]
+    assert items["weights"] == sum(stored)
+
+
+def test_a_plan_adds_up_and_survives_json(tiny_models: TinyModels) -> None:
+    plan = plan_memory(read_facts(Bundle.open(tiny_models.bundle("qwen3", "fp16", "tensorrt")).manifest), ROOMY)
+    document = json.loads(json.dumps(plan.to_json()))
+    for phase in ("run", "build"):
+        assert document[f"{phase}_bytes"] == sum(i["bytes"] for i in document["items"] if i["phase"] == phase) > 0
+    assert document["fits"] is True and document["suggestions"] == []
+
+
+def test_a_3b_in_16_bits_cannot_be_built_on_an_orin_nx_and_int4_with_a_split_head_can() -> None:
+    plan = advised(plan_memory(facts_3b("tensorrt", "fp16", tokens=1500), DEVICES["orin-nx"]))
+    assert plan.fits is False and plan.run_bytes < plan.device.available_bytes < plan.build_bytes
+    changes = {s.change.split(":")[0]: s for s in plan.suggestions}
+    together = next(s for s in plan.suggestions if s.change.startswith("together"))
+    assert together.fits and "int4" in together.change
+    assert together.build_bytes < plan.build_bytes and together.run_bytes < plan.run_bytes
+    assert changes["the head built in 4 parts"].run_bytes == plan.run_bytes  # only building gets smaller
+    assert "does not fit" in plan_table(plan)
+
+
+def test_every_suggestion_is_the_plan_of_the_changed_model() -> None:
+    small = PlanDevice("small", 2 * GIB, 0, "nothing", shared=True)
+    facts = replace(facts_3b("cpu", "int8"), pixels=1920 * 1080, tokens=4096, prefill_tokens=2700)
+    plan = advised(plan_memory(facts, small))
+    for suggestion in plan.suggestions:
+        if "--image-size 640x480" in suggestion.change:
+            assert suggestion.run_bytes == plan_memory(facts.changed(pixels=640 * 480), small).run_bytes
+            break
+    else:
+        pytest.fail("a smaller picture was not suggested")
+    assert all(s.run_bytes < plan.run_bytes for s in plan.suggestions)
+
+
+def test_a_smaller_picture_takes_its_tokens_off_the_cache() -> None:
+    facts = replace(facts_3b(), pixels=1280 * 720, tokens=2048)
+    smaller = facts.changed(pixels=640 * 480)
+    assert facts.tokens - smaller.tokens == facts.image_tokens - smaller.image_tokens
+    assert smaller.cache_slots < facts.cache_slots
+
+
+def test_a_gpu_with_its_own_memory_is_asked_for_the_gpus_part_alone() -> None:
+    facts = facts_3b("tensorrt", "fp16")
+    host = sum(item.bytes for item in plan_memory(facts, ROOMY).items if item.phase == "run" and item.place == "host")
+    on_gpu = plan_memory(facts, ROOMY).run_bytes - host
+    own = PlanDevice("own", on_gpu + GIB * 2, 0, "nothing", shared=False)
+    assert plan_memory(facts, own).fits is True
+    assert plan_memory(facts, replace(own, memory_bytes=on_gpu - 1)).fits is False
+    assert plan_memory(facts, replace(own, host_bytes=host - 1)).fits is False
+    assert plan_memory(facts_3b("cpu"), own).fits is None  # a host of which nothing is known
+
+
+def test_no_plan_without_room_for_the_picture(tiny_models: TinyModels) -> None:
+    manifest = Bundle.open(tiny_models.bundle("qwen2.5", "int8")).manifest
+    with pytest.raises(ConfigError, match="no room for the largest picture"):
+        read_facts(manifest, tokens=20)
+    with pytest.raises(ConfigError, match="positions for"):
+        read_facts(manifest, tokens=1_000_000)
+    older = {key: value for key, value in manifest.items() if key != "widths"}
+    with pytest.raises(BundleError, match="export it again"):
+        read_facts(older)  # type: ignore[arg-type]
+
+
+def test_unknown_devices_are_refused_with_the_list() -> None:
+    with pytest.raises(ConfigError, match=r"orin-nano.*thor.*auto"):
+        find_device("jetson-9000")
+
+
+def test_auto_reads_memory_container_and_board(tmp_path: Path) -> None:
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="does not say"):
+        find_device("auto", tmp_path)
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  7800000 kB\nMemFree: 100 kB\nMemAvailable: 6000000 kB\n")
+    (tmp_path / "proc/device-tree/model").write_bytes(b"NVIDIA Jetson Orin Nano Engineering Reference Kit\0")
+    board = find_device("auto", tmp_path)
+    assert board.name.endswith("Kit") and board.shared and board.has_gpu
+    assert (board.memory_bytes, board.available_bytes) == (7_800_000 * 1024, 6_000_000 * 1024)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text("4000000000\n")
+    (tmp_path / "sys/fs/cgroup/memory.current").write_text("1000000000\n")
+    assert find_device("auto", tmp_path).available_bytes == 3_000_000_000
+
+
+def test_the_command_prints_a_plan_and_its_json(tiny_models: TinyModels, fgr_edge: Callable[..., Done]) -> None:
+    path = tiny_models.bundle("qwen2.5", "int8")
+    table = fgr_edge("inspect", path, "--plan", "orin-nano")
+    assert table.code == 0 and "to run:" in table.out and "fits into" in table.out
+    document = json.loads(fgr_edge("inspect", path, "--plan", "auto", "--json").out)
+    assert document["plan"]["fits"] is True and document["family"] == "qwen2_5_vl"
+    assert fgr_edge("inspect", path, "--image-size", "640x480").code == 2
+    assert fgr_edge("inspect", path, "--plan", "nothing").code == 1
