@@ -22,10 +22,10 @@ from fgr_edge.errors import EngineError, FgrEdgeError
 
 log = logging.getLogger(__name__)
 
-DEATHS_AT_MOST = 3  # workers that one shard may cost: a photograph that kills its worker would do so for ever
 
-
-def run_here(instructions: Instructions, tasks: Sequence[ShardTask], workers: int | None) -> Generator[ShardDone, None, None]:
+def run_here(
+    instructions: Instructions, tasks: Sequence[ShardTask], workers: int | None
+) -> Generator[ShardDone, None, None]:
     """Label shards; yield each when it is done.
 
     Args:
@@ -34,7 +34,6 @@ def run_here(instructions: Instructions, tasks: Sequence[ShardTask], workers: in
 
     Raises:
         FgrEdgeError: see `Labeller`.
-        EngineError: a shard's workers die again and again.
     """
     if workers is None or workers == 1:
         yield from map(Labeller(instructions), tasks)
@@ -44,7 +43,9 @@ def run_here(instructions: Instructions, tasks: Sequence[ShardTask], workers: in
     yield from _run_in_processes(instructions, tasks, min(workers, len(tasks)))
 
 
-def _run_in_processes(instructions: Instructions, tasks: Sequence[ShardTask], count: int) -> Generator[ShardDone, None, None]:
+def _run_in_processes(
+    instructions: Instructions, tasks: Sequence[ShardTask], count: int
+) -> Generator[ShardDone, None, None]:
     workers = [_Worker(instructions) for _ in range(count)]
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for worker in workers:
@@ -84,13 +85,12 @@ class _Worker:
         theirs.close()  # the worker's copy is the only one, so that its death ends the pipe
 
     def label(self, task: ShardTask) -> ShardDone:
-        """One shard; a worker that dies is replaced.
+        """One shard; a worker that dies is replaced, until one says that this shard has cost enough of them.
 
         Raises:
             FgrEdgeError: what the worker ran into.
-            EngineError: `DEATHS_AT_MOST` workers died of it.
         """
-        for _ in range(DEATHS_AT_MOST):
+        while True:
             try:
                 self._pipe.send(task)
                 answer: ShardDone | FgrEdgeError = self._pipe.recv()
@@ -98,17 +98,12 @@ class _Worker:
                 self._process.join()
                 if self._stopped:
                     raise EngineError(f"shard {task.number} was given up, because another failed") from error
-                log.warning("a worker died (exit %s) in shard %d", self._process.exitcode, task.number)
+                log.warning("a worker died (exit %s) in shard %d: another begins", self._process.exitcode, task.number)
                 self._start()
                 continue
             if isinstance(answer, FgrEdgeError):
                 raise answer
             return answer
-        raise EngineError(
-            f"shard {task.number} ({task.names[0]} to {task.names[-1]}) cost {DEATHS_AT_MOST} workers, the last with "
-            f"exit {self._process.exitcode}; expected memory for each worker, and photographs that the decoder "
-            "survives: use fewer workers, or leave the photograph out. Finished shards are kept"
-        )
 
     def stop(self) -> None:
         """End the process, wherever it is: a shard is whole or absent."""

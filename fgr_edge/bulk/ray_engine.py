@@ -3,7 +3,8 @@
 Every machine sees the bundle, the photographs and the output at the same paths. A worker writes the shard itself and
 returns its counts: Ray Data's own writers name their files after the task that wrote them, so a task that is repeated
 after its result was lost would leave its records twice. A worker that dies is started again by Ray, and its shard with
-it. Failures come back as rows, because Ray takes a failing constructor for a death and repeats it.
+it, until a worker says that the shard has cost enough of them. Failures come back as rows, because Ray takes a failing
+constructor for a death and repeats it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from fgr_edge.errors import ConfigError, EngineError, FgrEdgeError, MissingExtra
 
 log = logging.getLogger(__name__)
 
-RETRIES = 3  # of a shard whose worker died
 STORE_BYTES = 128 * 1024 * 1024  # rows are names and counts; by default Ray would take 30 % of the memory
 
 Batch = dict[str, npt.NDArray[np.object_]]
@@ -51,7 +51,7 @@ def run_on_ray(
         MissingExtraError: Ray is not installed.
         ConfigError: the cluster is not there, or too small.
         FgrEdgeError: see `Labeller`.
-        EngineError: a shard's workers die again and again.
+        EngineError: Ray gave up.
     """
     ray = _import_ray()
     with _connected(ray, address):
@@ -68,7 +68,6 @@ def run_on_ray(
                 batch_size=1,
                 batch_format="numpy",
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=1),
-                max_task_retries=RETRIES,
                 **({"num_gpus": 1} if gpu else {"num_cpus": cpus}),
             )
             yield from _answers(ray, results)

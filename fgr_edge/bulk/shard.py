@@ -104,6 +104,17 @@ def read_shard(task: ShardTask) -> ShardDone | None:
     return ShardDone(task.number, len(records), errors, len(data), hashlib.sha256(data).hexdigest())
 
 
+def left_by_the_dead(path: Path) -> list[int]:
+    """Finished lines in each unfinished copy of a file: one for every process that died while it wrote it."""
+    counts = []
+    for partial in path.parent.glob(f".{path.name}.*{PARTIAL}"):
+        try:
+            counts.append(partial.read_bytes().count(b"\n"))
+        except FileNotFoundError:  # its writer lives, and has just finished
+            continue
+    return sorted(counts)
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what killed workers left; to be called while no worker is at work."""
     for path in folder.glob(f".*{PARTIAL}"):

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgr_edge.bulk.shard import ShardDone, ShardTask, line_of, read_shard, written_whole
-from fgr_edge.errors import BundleError, DataError, ImageError
+from fgr_edge.bulk.shard import ShardDone, ShardTask, left_by_the_dead, line_of, read_shard, written_whole
+from fgr_edge.errors import BundleError, DataError, EngineError, ImageError
 from fgr_edge.runtime.image import MAX_STREAM_BYTES
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.prompt import Mode
 from fgr_edge.runtime.recognizer import Recognizer
+
+DEATHS_AT_MOST = 3  # workers that one shard may cost in a run: a photograph that kills its worker does so for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Labeller:
     Raises (when called):
         BundleError: the bundle is not the driver's.
         DataError: the store is not there.
+        EngineError: `DEATHS_AT_MOST` workers have died of this shard.
         StorageError: the shard cannot be written.
     """
 
@@ -60,9 +63,10 @@ class Labeller:
         found = read_shard(task)
         if found is not None:
             return found
-        recognizer = self._recognizer()
+        _check_deaths(task)
         digest, errors, size = hashlib.sha256(), 0, 0
         with written_whole(Path(task.file)) as file:
+            recognizer = self._recognizer()  # inside: a worker that dies of it leaves its mark, too
             for name in task.names:
                 record = self._record(recognizer, name)
                 line = line_of(record)
@@ -103,6 +107,18 @@ class Labeller:
         answer = found.to_json()
         del answer["timings"]
         return {**record, **answer}
+
+
+def _check_deaths(task: ShardTask) -> None:
+    counts = left_by_the_dead(Path(task.file))
+    if len(counts) < DEATHS_AT_MOST:
+        return
+    last = min(counts[-1], len(task.names) - 1)
+    raise EngineError(
+        f"{len(counts)} workers died of shard {task.number}, the furthest at {task.names[last]!r}, its photograph "
+        f"{last + 1} of {len(task.names)}; expected memory for every worker, and photographs that a decoder survives: "
+        "use fewer workers, or leave the photograph out. Finished shards are kept"
+    )
 
 
 def _read(path: Path) -> bytes:
