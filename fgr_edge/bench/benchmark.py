@@ -186,9 +186,12 @@ def _energy(config: BenchConfig, asker: Asker, tokens: TokenRunner, pictures: Se
 
         return once
 
-    work = {f"{mode}_answer": answers(mode) for mode in config.modes}
-    if config.new_tokens:
-        work["token"] = lambda: len(tokens.decode(pictures[0], config.new_tokens[0]).token_ms)
+    work: dict[str, Work] = {}
+    if config.new_tokens:  # first, because answers overwrite what was read
+        count = config.new_tokens[0]
+        tokens.read(pictures[0], count)
+        work["token"] = lambda: len(tokens.generate(count).token_ms)
+    work |= {f"{mode}_answer": answers(mode) for mode in config.modes}
     meters, absent = find_meters()
     try:
         return measure_energy(work, meters, absent, work_s=config.work_s)

@@ -13,6 +13,8 @@ from fgr_edge.bench.plots import figures
 from fgr_edge.bench.table import HEADS, cells, fact_rows, not_measured, precision, rows
 from fgr_edge.errors import StorageError
 
+STYLE = "figure{width:480px}.figures{align-items:flex-start}"
+
 
 def page(document: Document) -> str:
     """The HTML."""
@@ -33,6 +35,7 @@ def page(document: Document) -> str:
         + _section("Not measured", not_measured(document))
         + _section("Notes", document["notes"])
         + f"<h2>What was measured, and where</h2><table>{facts}</table>",
+        STYLE,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fgr_edge.bench.document import Document
-from fgr_edge.bench.svg import COLOURS, Plot, around, number, text
+from fgr_edge.bench.svg import COLOURS, Plot, around, counting, number, text
 
 PARTS = ("preprocess_ms", "vision_ms", "prefill_ms", "decode_ms", "labels_ms")
 BAR_PX, GAP_PX = 26, 34
@@ -63,7 +63,7 @@ def _answers(document: Document) -> Figure:
     series = {mode: document["samples"][f"{mode}_answer_ms"] for mode in document["answers"]}
     every = [ms for values in series.values() for ms in values]
     longest = max(len(values) for values in series.values())
-    plot = Plot(around("answers, in the order measured", [0.5, longest + 0.5]), around("ms", every, log=True))
+    plot = Plot(counting("answers, in the order measured", [1, longest]), around("ms", every, log=True))
     for (mode, values), colour in zip(series.items(), COLOURS, strict=False):
         plot.dots([(place + 1, ms) for place, ms in enumerate(values)], colour, mode)
         plot.level(document["answers"][mode]["answer_ms"]["p50"] or every[0], colour)
@@ -77,7 +77,7 @@ def _rounds(document: Document, name: str, bytes_per_token: int) -> Figure:
     """Decode speed of each repetition, below what the bandwidth of its round allows."""
     rates = document["samples"][f"{name}_tokens_per_s"]
     limits = [gbps * 1e9 / bytes_per_token for gbps in document["samples"]["read_bandwidth_gbps"]]
-    plot = Plot(around("round", [0.5, len(rates) + 0.5]), around("tokens/s", [*rates, *limits], zero=True))
+    plot = Plot(counting("round", [1, len(rates)]), around("tokens/s", [*rates, *limits], zero=True))
     if limits:
         plot.line([(place + 1, value) for place, value in enumerate(limits)], COLOURS[5], "bandwidth allows", "5 4")
     plot.line([(place + 1, value) for place, value in enumerate(rates)], COLOURS[0])
@@ -90,7 +90,7 @@ def _rounds(document: Document, name: str, bytes_per_token: int) -> Figure:
 def _token_times(document: Document, name: str) -> Figure:
     """How many tokens took at most so long."""
     times = sorted(document["samples"][f"{name}_tpot_ms"])
-    plot = Plot(around("ms a token", times), around("share of tokens", [0.0, 1.0], zero=True))
+    plot = Plot(around("ms a token", times, log=True), around("share of tokens", [0.0, 1.0], zero=True))
     plot.line([(ms, (place + 1) / len(times)) for place, ms in enumerate(times)], COLOURS[0])
     for share, colour in ((0.5, COLOURS[2]), (0.99, COLOURS[4])):
         plot.level(share, colour, f"p{100 * share:g}")
@@ -100,7 +100,7 @@ def _token_times(document: Document, name: str) -> Figure:
 def _throughput(document: Document) -> Figure:
     points = [(float(level["recognizers"]), level["answers_per_s"]) for level in document["concurrency"]]
     plot = Plot(
-        around("recognizers at once", [x for x, _ in points]),
+        counting("recognizers at once", [x for x, _ in points]),
         around("answers/s", [y for _, y in points], zero=True),
     )
     plot.line(points, COLOURS[0])
@@ -115,7 +115,7 @@ def _tails(document: Document) -> Figure:
     }
     every = [y for points in series.values() for _, y in points]
     counts = [x for x, _ in series["p50"]]
-    plot = Plot(around("recognizers at once", counts), around("ms", every, zero=True))
+    plot = Plot(counting("recognizers at once", counts), around("ms", every, zero=True))
     for (name, points), colour in zip(series.items(), (COLOURS[2], COLOURS[4]), strict=True):
         plot.line(points, colour, name)
         plot.dots(points, colour)

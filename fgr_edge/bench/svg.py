@@ -16,12 +16,13 @@ LEFT, RIGHT, TOP, BOTTOM = 62.0, 14.0, 26.0, 44.0
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A range of numbers over so many pixels; `log` spaces decades evenly."""
+    """A range of numbers; `log` spaces decades evenly, `whole` counts something."""
 
     label: str
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def share(self, value: float) -> float:
         """Where a value stands between the ends, 0 to 1."""
@@ -31,15 +32,21 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round numbers within the range."""
-        if self.log:
+        if self.log and self.high > 6 * self.low:  # a narrower range may hold none of 1, 2, 5
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             steps = (1, 2, 5) if last - first <= 3 else (1,)
             found = [10.0**power * step for power in range(first, last + 1) for step in steps]
         else:
-            step = _round_step((self.high - self.low) / 5)
+            step = _round_step((self.high - self.low) / 6)
+            step = max(1.0, step) if self.whole else step
             first = math.ceil(self.low / step - 1e-9)
             found = [step * number for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
         return [tick for tick in found if -1e-9 <= self.share(tick) <= 1 + 1e-9]
+
+
+def counting(label: str, counts: Sequence[float]) -> Axis:
+    """An axis of whole numbers, half a step beyond the first and the last."""
+    return Axis(label, min(counts) - 0.5, max(counts) + 0.5, whole=True)
 
 
 def around(label: str, values: Sequence[float], *, zero: bool = False, log: bool = False) -> Axis:

@@ -97,10 +97,11 @@ def fact_rows(document: Document) -> list[tuple[str, str]]:
         readable(machine["memory_bytes"]),
         machine["os"],
     )
+    allowed = f"cores allowed: {document['noise']['cores_allowed'] or 'unknown'}"
     rounds = f"{settings['rounds']} rounds after {settings['warmups']} of warm-up"
     return [
         ("model", f"{bundle['name']} ({precision(document)}), {readable(bundle['total_bytes'])}"),
-        ("target", f"{bundle['target']}, run on {settings['device']}, threads of one operator: {threads}"),
+        ("target", f"{bundle['target']}, run on {settings['device']}, threads of one operator: {threads}, {allowed}"),
         ("asked", f"{pictures} pictures, {bundle['labels'] or 'no'} labels, {rounds}"),
         ("machine", ", ".join(hardware)),
         ("versions", f"Python {machine['python']}, {versions}"),

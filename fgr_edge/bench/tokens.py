@@ -31,6 +31,7 @@ class TokenRunner:
 
     def __init__(self, recognizer: Recognizer) -> None:
         self._recognizer = recognizer
+        self._prompt_tokens = self._first = 0
 
     def prefill_ms(self, tokens: int) -> float:
         """Read so many tokens of text, the same each time, into an empty cache, up to the last one's logits."""
@@ -46,18 +47,30 @@ class TokenRunner:
         recognizer = self._recognizer
         return len(recognizer._prompts.build(None, "reason", len(recognizer.see(picture).tokens)).ids)
 
-    def decode(self, picture: Path, tokens: int) -> DecodeRun:
-        """Read the picture's prompt, then so many times: append the last token, choose the likeliest next."""
-        recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
+    def read(self, picture: Path, room: int) -> None:
+        """Read the picture's prompt in reason mode, with room for so many tokens after it."""
+        recognizer = self._recognizer
         embeds = recognizer.see(picture)
         prompt = recognizer._prompts.build(None, "reason", len(embeds.tokens))
-        token = int(recognizer._prefill(prompt, embeds, tokens).argmax())
+        self._first = int(recognizer._prefill(prompt, embeds, room).argmax())
+        self._prompt_tokens = len(prompt.ids)
+
+    def generate(self, tokens: int) -> DecodeRun:
+        """After the prompt read last, so many times: append the last token, choose the likeliest next."""
+        recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
         head = recognizer._decoder._head
         screen = None if head is None else head.screen
-        times, full = [time.perf_counter()], 0
+        recognizer._decoder.rewind(self._prompt_tokens)
+        token, full = self._first, 0
+        times = [time.perf_counter()]
         for _ in range(tokens):
             token = sampler.next(recognizer._advance([token]))
             times.append(time.perf_counter())
             full += screen is not None and screen.candidates is None
         spans = tuple((end - start) * 1e3 for start, end in pairwise(times))
-        return DecodeRun(len(prompt.ids), spans, None if screen is None else full)
+        return DecodeRun(self._prompt_tokens, spans, None if screen is None else full)
+
+    def decode(self, picture: Path, tokens: int) -> DecodeRun:
+        """Read a picture, then generate; what is timed is the generation."""
+        self.read(picture, tokens)
+        return self.generate(tokens)
