@@ -1,0 +1,222 @@
+"""CUDA's runtime as cuda-python shows it, played on the host: what is enqueued runs when somebody waits for it.
+
+That is what makes mistakes visible: a copy reads host memory when the stream comes to it, so whoever writes there too
+early sends the wrong numbers; whoever reads before waiting finds the old ones. Addresses on the GPU are no addresses of
+this process. Device memory is handed out dirty. Codes and refusals are as CUDA documents them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Work = Callable[[], None]
+FIRST_ADDRESS = 0x7F00_0000_0000
+DIRT = 0xA5
+
+
+class cudaError_t(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorIllegalAddress = 700
+    cudaErrorSystemNotReady = 802
+    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
+
+
+SUCCESS = cudaError_t.cudaSuccess
+
+
+class FakeCuda:
+    """Plays `cuda.bindings.runtime`.
+
+    Args:
+        total_bytes: memory of the GPU.
+        driver, count: what the driver says of itself and its GPUs; a tuple is an error in the count's place.
+
+    Attributes:
+        calls: names of the functions called, in order.
+        refused: by function, the code to return from now on.
+        device: by address, the GPU's memory.
+    """
+
+    cudaStreamNonBlocking = 1
+    cudaEventDisableTiming = 2
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self, total_bytes: int = 1 << 32, driver: int = 13000, name: str = "NVIDIA Fake 9000") -> None:
+        self.total_bytes = total_bytes
+        self.driver = driver
+        self.name = name
+        self.calls: list[str] = []
+        self.refused: dict[str, cudaError_t] = {}
+        self.device: dict[int, npt.NDArray[np.uint8]] = {}
+        self.pinned: dict[int, npt.NDArray[np.uint8]] = {}
+        self.queue: list[Work] = []
+        self.capturing: list[Work] | None = None
+        self.capture_broken = False
+        self.graphs = 0
+        self._next = FIRST_ADDRESS
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith("cuda") or not callable(found):
+            return found
+
+        def called(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append(name)
+            if name in self.refused:
+                return (self.refused[name], None)
+            result: tuple[Any, ...] = found(*arguments)
+            return result
+
+        return called
+
+    # The device
+
+    def cudaDriverGetVersion(self) -> tuple[Any, ...]:
+        return SUCCESS, self.driver
+
+    def cudaRuntimeGetVersion(self) -> tuple[Any, ...]:
+        return SUCCESS, 13050
+
+    def cudaGetDeviceCount(self) -> tuple[Any, ...]:
+        return SUCCESS, 1
+
+    def cudaSetDevice(self, device: int) -> tuple[Any, ...]:
+        return (SUCCESS,) if device == 0 else (cudaError_t.cudaErrorInvalidValue,)
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
+        return SUCCESS, SimpleNamespace(name=self.name.encode(), major=8, minor=7)
+
+    def cudaGetErrorString(self, code: int) -> tuple[Any, ...]:
+        return SUCCESS, b"as the driver says it"
+
+    def cudaGetLastError(self) -> tuple[Any, ...]:
+        return (SUCCESS,)
+
+    # Memory
+
+    def cudaMemGetInfo(self) -> tuple[Any, ...]:
+        return SUCCESS, self.total_bytes - self._used(), self.total_bytes
+
+    def _used(self) -> int:
+        return sum(block.size for block in self.device.values())
+
+    def cudaMalloc(self, size: int) -> tuple[Any, ...]:
+        if self._used() + size > self.total_bytes:
+            return cudaError_t.cudaErrorMemoryAllocation, None
+        address, self._next = self._next, self._next + -(-size // 256) * 256 + 256
+        self.device[address] = np.full(size, DIRT, np.uint8)
+        return SUCCESS, address
+
+    def cudaFree(self, address: int) -> tuple[Any, ...]:
+        self.finish()
+        del self.device[address]
+        return (SUCCESS,)
+
+    def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, ...]:
+        block = np.full(size, DIRT, np.uint8)
+        self.pinned[block.ctypes.data] = block
+        return SUCCESS, block.ctypes.data
+
+    def cudaFreeHost(self, address: int) -> tuple[Any, ...]:
+        self.finish()
+        self.pinned.pop(address)[...] = DIRT
+        return (SUCCESS,)
+
+    def cudaMemsetAsync(self, address: int, value: int, size: int, stream: Any) -> tuple[Any, ...]:
+        def work() -> None:
+            self.device[address][:size] = value
+
+        return self.enqueue(work)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: Any) -> tuple[Any, ...]:
+        spaces = (self.device, self.pinned) if kind == 1 else (self.pinned, self.device)
+        if target not in spaces[0] or source not in spaces[1]:
+            return (cudaError_t.cudaErrorInvalidValue,)
+
+        def work() -> None:
+            spaces[0][target][:size] = spaces[1][source][:size]
+
+        return self.enqueue(work)
+
+    # The stream
+
+    def enqueue(self, work: Work) -> tuple[Any, ...]:
+        """Put work on the stream, or into the graph that is being captured."""
+        (self.queue if self.capturing is None else self.capturing).append(work)
+        return (SUCCESS,)
+
+    def finish(self, until: Work | None = None) -> None:
+        """Do what was enqueued, up to a piece of it."""
+        while self.queue:
+            work = self.queue.pop(0)
+            work()
+            if work is until:
+                return
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        return SUCCESS, 77
+
+    def cudaStreamSynchronize(self, stream: Any) -> tuple[Any, ...]:
+        if self.capturing is not None:
+            self.capture_broken = True
+            return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
+        self.finish()
+        return (SUCCESS,)
+
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        return SUCCESS, SimpleNamespace(mark=None)
+
+    def cudaEventDestroy(self, event: Any) -> tuple[Any, ...]:
+        return (SUCCESS,)
+
+    def cudaEventRecord(self, event: Any, stream: Any) -> tuple[Any, ...]:
+        def mark() -> None:
+            event.mark = None
+
+        event.mark = mark
+        return self.enqueue(mark)
+
+    def cudaEventSynchronize(self, event: Any) -> tuple[Any, ...]:
+        if event.mark is not None:
+            self.finish(until=event.mark)
+        return (SUCCESS,)
+
+    # Graphs
+
+    def cudaStreamBeginCapture(self, stream: Any, mode: Any) -> tuple[Any, ...]:
+        self.capturing, self.capture_broken = [], False
+        return (SUCCESS,)
+
+    def cudaStreamEndCapture(self, stream: Any) -> tuple[Any, ...]:
+        captured, self.capturing = self.capturing, None
+        if self.capture_broken:
+            return cudaError_t.cudaErrorStreamCaptureInvalidated, None
+        return SUCCESS, captured
+
+    def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[Any, ...]:
+        self.graphs += 1
+        return SUCCESS, list(graph)
+
+    def cudaGraphDestroy(self, graph: list[Work]) -> tuple[Any, ...]:
+        graph.clear()
+        return (SUCCESS,)
+
+    def cudaGraphLaunch(self, executable: list[Work], stream: Any) -> tuple[Any, ...]:
+        for work in executable:
+            self.enqueue(work)
+        return (SUCCESS,)
+
+    def cudaGraphExecDestroy(self, executable: list[Work]) -> tuple[Any, ...]:
+        return (SUCCESS,)
