@@ -44,8 +44,8 @@ _ADVICE = (
     (r"external|Failed to read weights|weights from", "the graph's .onnx.data file is missing or cut: fgr-edge verify"),
     (
         r"out of memory|OutOfMemory|OUT_OF_MEMORY|insufficient memory|Cuda Runtime.*memory|bad_alloc",
-        "memory ran out: close what else uses the GPU, give --workspace-mb 1024, a smaller --cache-length or --chunk, or "
-        "export with a smaller precision; `fgr-edge inspect BUNDLE --plan auto` says what fits",
+        "memory ran out: close what else uses the GPU, give --workspace-mb 1024, a smaller --cache-length or --chunk, "
+        "or export with a smaller precision; `fgr-edge inspect BUNDLE --plan auto` says what fits",
     ),
     (
         r"workspace|could not find any implementation|no implementation|Could not find any",

@@ -92,6 +92,16 @@ def check_gpu(name: str, target: str, schemes: Iterable[str]) -> Gpu:
     if target == "tensorrt-rtx" and gpu.sm not in RTX_SM:
         known = ", ".join(f"SM{sm}" for sm in RTX_SM)
         raise ConfigError(f"TensorRT-RTX builds for {known}, not for {gpu.name} (SM{gpu.sm}); use target tensorrt")
+    check_schemes(gpu, schemes)
+    return gpu
+
+
+def check_schemes(gpu: Gpu, schemes: Iterable[str]) -> None:
+    """Refuse schemes, by name, that a GPU cannot compute in.
+
+    Raises:
+        ConfigError: says what can be used instead.
+    """
     for scheme in schemes:
         if not runnable(gpu, scheme):
             need = _NEEDS[scheme]
@@ -99,7 +109,6 @@ def check_gpu(name: str, target: str, schemes: Iterable[str]) -> Gpu:
                 f"{gpu.name} (SM{gpu.sm}) cannot compute in {scheme}, which SM{need.sm} was the first to do; choose "
                 f"{need.instead}"
             )
-    return gpu
 
 
 def runnable(gpu: Gpu, scheme: str) -> bool:

@@ -47,8 +47,8 @@ TARGETS = {
         Target("cpu", OnnxRuntimeDialect, (*_WEIGHTS_ONLY, "w8a8"), screen="int8"),
         # DynamicQuantizeMatMul has no CUDA kernel.
         Target("cuda", _cuda, _WEIGHTS_ONLY),
-        # Graphs only: `fgr-edge build` makes the engines, and rewrites the graphs for versions that know fewer operators
-        # (`dialects/lowering`). What a GPU's generation lacks is in `gpus`.
+        # Graphs only: `fgr-edge build` makes the engines, and rewrites the graphs for versions that know fewer
+        # operators (`dialects/lowering`). What a GPU's generation lacks is in `gpus`.
         Target("tensorrt", StandardDialect, tuple(SCHEMES), split_head=True),
         Target("tensorrt-rtx", StandardDialect, tuple(SCHEMES), split_head=True),
     )

@@ -9,14 +9,15 @@ In: a product and the version of the library that is installed. Out: its `Releas
     RTX     GeForce, RTX, L4     the same; builds for GPUs that are not there
 
 Read in the source of the parser of 10.1 (that of 10.3 was not at hand, nothing was run): it has every operator of the
-basic dialect, takes opset 21, and infers how integers are quantized from the weight's type and the scale's shape. What
-the builder calls exists in all of them but for `ONLY_WITH`; a test holds both tables against the published bindings.
+basic dialect, takes opset 21, and infers how integers are quantized from the weight's type and the scale's shape.
+
+What only some versions have is called below an `if` on a field of `Release`, or not at all: a test holds every member
+that the code touches against the published bindings of each version.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,14 +54,6 @@ RELEASES = (
     Release("tensorrt", (11, 0), "standard"),
     Release("tensorrt-rtx", (1, 7), "standard", names_gpus=True, user_allocation=True, times_tactics=False),
 )
-
-ONLY_WITH: Mapping[str, str] = {
-    "IBuilderConfig.num_compute_capabilities": "names_gpus",
-    "IBuilderConfig.set_compute_capability": "names_gpus",
-    "module.ComputeCapability": "names_gpus",
-    "BuilderFlag.REQUIRE_USER_ALLOCATION": "user_allocation",
-}
-"""Members that some versions lack, and the field of `Release` that says which have them."""
 
 
 def find_release(product: Product, version: str) -> Release:

@@ -63,7 +63,8 @@ def lowered(model: ir.Model, dialect: BasicDialect, heads: Heads) -> ir.Model:
         if node.op_type in respell:
             known[node.outputs[0]] = respell[node.op_type](inputs, node)
         else:
-            made = g.ops(node.op_type, *inputs, outputs=len(node.outputs), **node.attributes)
+            attributes: dict[str, Any] = dict(node.attributes)
+            made = g.ops(node.op_type, *inputs, outputs=len(node.outputs), **attributes)
             known.update(zip(node.outputs, made, strict=True))
     for value in graph.outputs:
         made_value = known[value]
@@ -116,8 +117,8 @@ def _spellings(
         q, k, v = (_given(inputs, index, node) for index in range(3))
         mask = inputs[3] if len(inputs) > 3 else None
         if "q_num_heads" in node.attributes:
-            counts = (_attribute(node, name) for name in ("q_num_heads", "kv_num_heads"))
-            return dialect.attended(g, q, k, v, mask, AttentionShape(*counts, heads.vision_head_dim))
+            query_heads, key_heads = (_attribute(node, name) for name in ("q_num_heads", "kv_num_heads"))
+            return dialect.attended(g, q, k, v, mask, AttentionShape(query_heads, key_heads, heads.vision_head_dim))
         if heads.decoder is None:
             raise _unexpected(node, "a graph with a KV cache")
         return dialect.attended_heads(g, q, k, v, mask, heads.decoder)
