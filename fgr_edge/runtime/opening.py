@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 from fgr_edge.errors import EngineError
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.engine_record import Product, check_sources, find_engines
 from fgr_edge.runtime.sessions.onnxruntime import Device as OnnxRuntimeDevice
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.session import Session
+from fgr_edge.runtime.sessions.tensorrt import TensorRTSession
+from fgr_edge.runtime.sessions.tensorrt_library import Library
 
 Device = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
@@ -26,17 +30,19 @@ class Graphs:
     Attributes:
         session: opens a graph by its file's name.
         exact_float32: whether float32 products are float32 (CUDA's may be TF32): what a screened head relies on.
+        cache_on_host: whether buffers are the host's own memory, where tokens of a cache can be moved.
     """
 
     session: Callable[[str], Session]
     exact_float32: bool
+    cache_on_host: bool = False
 
 
 def open_graphs(bundle: Bundle, device: Device | None, threads: int | None) -> Graphs:
     """Open the engine for `bundle`.
 
     Args:
-        device: None takes the bundle's target; "cpu" runs every bundle.
+        device: None takes the bundle's target; "cpu" runs every bundle, on ONNX Runtime: the reference of its numbers.
         threads: for one operator of ONNX Runtime; None takes one per core.
 
     Raises:
@@ -48,9 +54,37 @@ def open_graphs(bundle: Bundle, device: Device | None, threads: int | None) -> G
         return Graphs(
             lambda name: OnnxRuntimeSession(bundle.file(name), onnxruntime_device, threads),
             exact_float32=chosen == "cpu",
+            cache_on_host=chosen == "cpu",
         )
+    if chosen in ("tensorrt", "tensorrt-rtx"):
+        return _open_engines(bundle, cast(Product, chosen))
     raise EngineError(
-        f"the bundle is for target {chosen!r} and holds graphs, but no engine, which this version of fgr-edge does not "
-        "build yet; give device='cpu' to run its graphs on ONNX Runtime (slow: the reference of its numbers), or "
-        "export for target cpu"
+        f"the bundle is for target {chosen!r}, which this version of fgr-edge does not know; upgrade it, or give "
+        "device='cpu' to run its graphs on ONNX Runtime"
     )
+
+
+def _open_engines(bundle: Bundle, product: Product) -> Graphs:
+    """The engines that `fgr-edge build` made here from the bundle's graphs, on one stream of the GPU."""
+    target = bundle.manifest["target"]
+    if target not in ("tensorrt", "tensorrt-rtx"):
+        raise EngineError(
+            f"the bundle is for target {target!r}, whose graphs {product} does not build; export it with --target {product}"
+        )
+    library = Library(product)
+    gpu = library.cuda.gpu
+    record = find_engines(bundle.path, product, library.version, gpu.name, gpu.sm)
+    check_sources(record, {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()})
+    engines = {}
+    for name, file in record.engines.items():
+        path = record.path(name)
+        # A stripped engine takes its weights from the graph that it was built from, which lies beside it.
+        engines[name] = library.read_engine(path, path.with_suffix(".onnx") if file.stripped else None)
+    library.share_activations(list(engines.values()))
+
+    def session(name: str) -> Session:
+        graph = Path(name).stem
+        path = record.path(graph)
+        return TensorRTSession(library, engines[graph], path.name)
+
+    return Graphs(session, exact_float32=False)

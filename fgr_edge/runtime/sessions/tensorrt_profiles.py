@@ -49,7 +49,7 @@ def read_profiles(engine: Any, names: Iterable[str]) -> tuple[Profile, ...]:
     """The profiles of an open engine (`ICudaEngine`), for its inputs `names`."""
     fixed = {name: tuple(engine.get_tensor_shape(name)) for name in names}
     profiles = []
-    for index in range(engine.num_optimization_profiles):
+    for index in range(max(1, engine.num_optimization_profiles)):  # one where every shape is fixed
         least, most = dict(fixed), dict(fixed)
         for name, shape in fixed.items():
             if -1 in shape:
