@@ -86,7 +86,14 @@ def test_importing_the_recognizer_opens_no_engine_and_draws_no_table() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["recognize", "--help"], ["inspect", "--help"], ["export", "--help"], ["eval", "--help"]],
+    [
+        ["--help"],
+        ["recognize", "--help"],
+        ["inspect", "--help"],
+        ["export", "--help"],
+        ["eval", "--help"],
+        ["bench", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_imports_no_heavy_library(arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ import re
 from fgr_edge.errors import ConfigError
 
 MOST = 64  # counts of one option
-_PART = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+_PART = re.compile(r"([0-9]+)(?:-([0-9]+)(?:([+*])([0-9]+))?)?")
 
 
 def parse_counts(text: str, option: str) -> tuple[int, ...]:

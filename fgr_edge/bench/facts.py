@@ -128,6 +128,8 @@ def _about_answers(done: Measured, recognizer: Recognizer) -> Iterator[str]:
 def _about_memory(
     done: Measured, bundle: Bundle, device: str, traffic: Traffic, cache_bytes: int | None
 ) -> Iterator[str]:
+    if device != "cpu":
+        yield f"peak memory is the host's; what {device} takes of the GPU's is not measured"
     if not done.decodes or device != "cpu":
         return
     if cache_bytes is not None and traffic.weight_bytes < cache_bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fgr_edge.bench import html
 from fgr_edge.bench.document import Document
 from fgr_edge.bench.plots import figures
-from fgr_edge.bench.table import HEADS, cells, fact_rows, not_measured, precision, rows
+from fgr_edge.bench.table import HEADS, LEGEND, cells, fact_rows, not_measured, precision, rows
 from fgr_edge.errors import StorageError
 
 STYLE = "figure{width:480px}.figures{align-items:flex-start}"
@@ -30,8 +30,7 @@ def page(document: Document) -> str:
         _verdict(document)
         + f'<div class="figures">{drawn}</div><h2>All measures</h2>'
         + _table(document)
-        + '<p class="dim">p99 stands beside n, the samples that it is of; IQR is p75 - p25, MAD the median absolute '
-        "deviation; a single number stands under p50.</p>"
+        + f'<p class="dim">{escape(LEGEND)}.</p>'
         + _section("Not measured", not_measured(document))
         + _section("Notes", document["notes"])
         + f"<h2>What was measured, and where</h2><table>{facts}</table>",

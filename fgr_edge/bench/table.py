@@ -18,6 +18,10 @@ from fgr_edge.runtime.inspection import readable
 Format = Literal["md", "json", "csv"]
 COLUMNS = ("n", "p50", "mean", "p90", "p99", "iqr", "mad", "min", "max")
 HEADS = ("test", "measure", "p50", "mean", "p90", "p99", "n", "IQR", "MAD")
+LEGEND = (
+    "p99 stands beside n, the samples that it is of; IQR is p75 - p25, MAD the median absolute deviation; of rates "
+    "(tokens/s, GB/s) the high percentiles are the fast end; a single number stands under p50"
+)
 INNER = ("scored_tokens",)  # of interest to `labels_ms` alone
 MB = 1e6
 
@@ -57,7 +61,8 @@ def markdown(document: Document) -> str:
     missing = [f"- not measured: {text}" for text in not_measured(document)]
     notes = [f"- {note}" for note in document["notes"]]
     facts = [f"{name}: {value}  " for name, value in fact_rows(document)]
-    return "\n".join([*facts, f"machine while measuring: {quietness(document)}", "", *table, "", *missing, *notes])
+    quiet = f"machine while measuring: {quietness(document)}"
+    return "\n".join([*facts, quiet, "", *table, "", f"- {LEGEND}", *missing, *notes])
 
 
 def comma_separated(document: Document) -> str:
