@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgr_edge.bench.bandwidth import usable_cores
-from fgr_edge.bench.document import Bandwidth, Settings, Subject
+from fgr_edge.bench.document import Bandwidth, ColdStart, Settings, Subject
 from fgr_edge.bench.rounds import Measured
 from fgr_edge.bench.spread import TAIL_NEEDS, spread
 from fgr_edge.bench.starts import weight_bytes
@@ -23,6 +23,7 @@ from fgr_edge.runtime.recognizer import Recognizer
 if TYPE_CHECKING:
     from fgr_edge.bench.benchmark import BenchConfig
 
+READ_AT_LEAST = 0.3  # of the weights, by a start whose files were put out of the page cache
 WIDENED = ("fp16", "bf16")  # on a CPU, engines keep these weights in float32
 
 
@@ -106,6 +107,16 @@ def notes_of(
         *_about_answers(done, recognizer),
         *_about_memory(done, bundle, device, traffic, machine["last_level_cache_bytes"]),
     ]
+
+
+def about_starts(cold_start: ColdStart, bundle: Bundle) -> Iterator[str]:
+    """Whether uncached starts were uncached."""
+    uncached = cold_start["uncached"]
+    if uncached is not None and uncached["disk_read_bytes"] < READ_AT_LEAST * weight_bytes(bundle):
+        yield (
+            f"uncached starts read {readable(uncached['disk_read_bytes'])} from a disk, less than the weights: the "
+            "bundle's pages stayed in memory (another process maps them, or the files have no disk)"
+        )
 
 
 def _about_tails(done: Measured) -> Iterator[str]:

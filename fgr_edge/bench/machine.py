@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ def describe_machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "last_level_cache_bytes": last_level_cache_bytes(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "gpus": _gpus(),
+        "jetson": jetson(),
         "python": platform.python_version(),
         "packages": {name: version for name in packages if (version := _version(name)) is not None},
     }
@@ -66,22 +69,43 @@ def last_level_cache_bytes(root: Path = Path("/sys/devices/system/cpu")) -> int 
     return sum(levels[max(levels)].values()) if levels else None
 
 
+def jetson(root: Path = Path("/")) -> dict[str, str | None] | None:
+    """Release of Jetson Linux and power mode; None on anything else. After NVIDIA's formats; not run on hardware.
+
+    `# R36 (release), REVISION: 3.0, ...` in /etc/nv_tegra_release, `pmode:0002` in /var/lib/nvpmodel/status.
+    """
+    release = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
+    if release is None:
+        return None
+    mode = re.match(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status"))
+    return {"linux": f"{release[1]}.{release[2]}", "power_mode": None if mode is None else str(int(mode[1]))}
+
+
+def _gpus(root: Path = Path("/proc/driver/nvidia")) -> list[str]:
+    """NVIDIA GPUs as their driver names them, and its version."""
+    driver = re.search(r"Kernel Module\D*([\d.]+)", _text(root / "version"))
+    names = (re.search(r"Model:\s*(.+)", _text(file)) for file in sorted(root.glob("gpus/*/information")))
+    return [f"{name[1].strip()}, driver {driver[1] if driver else 'unknown'}" for name in names if name]
+
+
+def _text(path: Path) -> str:
+    """Of a file of the system's; nothing where it is not there, or not for us."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def _cpu_field(key: str) -> str | None:
     """The first value of a key in /proc/cpuinfo; None where it is absent, as on many Arm boards."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
+    lines = _text(Path("/proc/cpuinfo")).splitlines()
     values = (line.partition(":") for line in lines)
     return next((value.strip() for name, _, value in values if name.strip() == key), None)
 
 
 def _board() -> str | None:
     """What the device tree calls an Arm board."""
-    try:
-        return Path("/proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
-    except OSError:
-        return None
+    return _text(Path("/proc/device-tree/model")).strip("\0 \n") or None
 
 
 def _vector_flags() -> list[str]:

@@ -75,6 +75,7 @@ def judge(
     after: Snapshot,
     bandwidth_gbps: Sequence[float],
     timing_spreads: Mapping[str, float],
+    slow_first_rounds: Mapping[str, float],
     root: Path = Path("/"),
 ) -> Noise:
     """Compare two snapshots.
@@ -82,6 +83,7 @@ def judge(
     Args:
         bandwidth_gbps: of each round.
         timing_spreads: interquartile range over median of measures that repeat the same work.
+        slow_first_rounds: of measures whose first round took more than the others, how many times as long.
     """
     noise = Noise(
         quiet=True,
@@ -96,7 +98,7 @@ def judge(
         hottest_c=max((c for c in (before.hottest_c, after.hottest_c) if c is not None), default=None),
         cores_allowed=_cores_allowed(root),
     )
-    noise["findings"] = [*_findings(noise), *_unsteady(timing_spreads)]
+    noise["findings"] = [*_findings(noise), *_unsteady(timing_spreads), *_not_warm(slow_first_rounds)]
     noise["quiet"] = not noise["findings"]
     return noise
 
@@ -128,6 +130,11 @@ def _unsteady(timing_spreads: Mapping[str, float]) -> Iterator[str]:
     for name, value in timing_spreads.items():
         if value > TIMING_SPREAD:
             yield f"{name} varied: its interquartile range is {100 * value:.0f} % of its median"
+
+
+def _not_warm(slow_first_rounds: Mapping[str, float]) -> Iterator[str]:
+    for name, ratio in slow_first_rounds.items():
+        yield f"the first counted round of {name} took {ratio:.1f} times as long as the others: give more --warmups"
 
 
 def _cpu_ticks(root: Path) -> tuple[int | None, int | None, int | None]:

@@ -6,6 +6,7 @@ every round keeps a machine that drifts (heat, neighbours) from favouring what c
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from fgr_edge.bench.traffic import Traffic
 
 BANDWIDTH_S = 0.3  # a round
 SETTLE_S = 0.05  # worker threads of the engine spin for a while after a call; the reader waits until they sleep
+SLOW_FIRST = 1.3
 LEAST_FOR_SPREAD = 4  # rounds, before their spread says anything of the machine
 
 
@@ -75,6 +77,18 @@ class Measured:
             rates = [_tokens_per_s(run) for run in runs]
             found[f"tg{count}"] = relative_iqr(spread(rates)) if len(rates) >= LEAST_FOR_SPREAD else None
         return {name: value for name, value in found.items() if value is not None}
+
+    def slow_first_rounds(self) -> dict[str, float]:
+        """How many times the median of the others the first round that counts took, of what took noticeably more."""
+        found = {f"{mode} answers": _by_round(runs) for mode, runs in self.answers.items()}
+        found |= {f"pp{count}": times for count, times in self.prefill_ms.items()}
+        found |= {f"tg{count}": [sum(run.token_ms) for run in runs] for count, runs in self.decodes.items()}
+        ratios = {
+            name: times[0] / statistics.median(times[1:])
+            for name, times in found.items()
+            if len(times) >= LEAST_FOR_SPREAD
+        }
+        return {name: rounded(ratio) for name, ratio in ratios.items() if ratio > SLOW_FIRST}
 
     def samples(self) -> dict[str, list[float]]:
         """The numbers themselves, in the order measured."""
@@ -154,6 +168,13 @@ def _sorted(measured: Measured, jobs: Rounds) -> Measured:
         decodes={count: measured.decodes[count] for count in jobs.new_tokens},
         bandwidth_gbps=measured.bandwidth_gbps,
     )
+
+
+def _by_round(runs: Sequence[AnswerRun]) -> list[float]:
+    """Milliseconds of all pictures of each round."""
+    pictures = 1 + max(run.picture for run in runs)
+    times = [run.answer_ms for run in runs]
+    return [sum(times[start : start + pictures]) for start in range(0, len(times), pictures)]
 
 
 def _tokens_per_s(run: DecodeRun) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fgr_edge.bench.bandwidth import ReadBandwidth
-from fgr_edge.bench.machine import describe_machine, last_level_cache_bytes
+from fgr_edge.bench.machine import describe_machine, jetson, last_level_cache_bytes
 
 
 def test_bandwidth_is_that_of_memory() -> None:
@@ -37,3 +37,14 @@ def test_shared_caches_are_counted_once(tmp_path: Path) -> None:
             (folder / name).write_text(text + "\n")
     assert last_level_cache_bytes(tmp_path) == 2 * 3 * 1024 * 1024
     assert last_level_cache_bytes(tmp_path / "nothing") is None
+
+
+def test_a_jetson_tells_its_release_and_power_mode(tmp_path: Path) -> None:
+    assert jetson(tmp_path) is None
+    for name, text in (
+        ("etc/nv_tegra_release", "# R36 (release), REVISION: 3.0, GCID: 36923193, BOARD: generic, EABI: aarch64"),
+        ("var/lib/nvpmodel/status", "pmode:0002 fmode:quiet"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert jetson(tmp_path) == {"linux": "36.3.0", "power_mode": "2"}

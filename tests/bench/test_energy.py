@@ -4,7 +4,9 @@ themselves were not run on hardware."""
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +14,7 @@ from fgr_edge.bench import jetson
 from fgr_edge.bench.energy import measure_energy
 from fgr_edge.bench.jetson import find_ina3221, find_tegrastats, parse_tegrastats, read_ina3221
 from fgr_edge.bench.meter import Integral, Unmetered, module_watts
+from fgr_edge.bench.nvml import find_nvml
 from fgr_edge.bench.rapl import Rapl, find_rapl
 
 # JetPack 6, Orin Nano; JetPack 5, AGX Orin; JetPack 4, Nano and TX2.
@@ -133,6 +136,31 @@ def test_a_machine_without_rapl_says_so(tmp_path: Path) -> None:
     write_zone(tmp_path, "intel-rapl:0", "package-0", 0).write_text("not a number")
     broken = find_rapl(tmp_path)
     assert isinstance(broken, Unmetered) and "cannot be read" in broken.reason
+
+
+def test_a_gpu_counts_millijoules_from_where_the_driver_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter((1_000_000, 1_002_500))
+    library = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetName=lambda device: b"NVIDIA L4",
+        nvmlDeviceGetTotalEnergyConsumption=lambda device: next(counts),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    meter = find_nvml()
+    assert not isinstance(meter, Unmetered)
+    assert meter.covers == "GPU 0 (NVIDIA L4)" and meter.joules() == 2.5
+
+
+def test_a_driver_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("Driver Not Loaded")
+
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=RuntimeError, nvmlInit=refuse))
+    found = find_nvml()
+    assert isinstance(found, Unmetered) and "Driver Not Loaded" in found.reason
 
 
 def test_power_is_held_between_samples() -> None:

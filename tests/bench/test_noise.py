@@ -26,7 +26,7 @@ QUIET = Snapshot(
 
 def test_a_quiet_machine_is_quiet(tmp_path: Path) -> None:
     after = replace(QUIET, own_seconds=10.0, busy_ticks=1000, all_ticks=2000)
-    found = judge(QUIET, after, [50.0, 51.0, 50.5], {"direct answers": 0.02}, tmp_path)
+    found = judge(QUIET, after, [50.0, 51.0, 50.5], {"direct answers": 0.02}, {}, tmp_path)
     assert (found["quiet"], found["findings"], found["others_share"]) == (True, [], 0.0)
 
 
@@ -52,9 +52,16 @@ def test_each_disturbance_has_its_sentence(
     tmp_path: Path,
 ) -> None:
     first, last = replace(QUIET, **before), replace(QUIET, **after)  # type: ignore[arg-type]
-    found = judge(first, last, rates, spreads, tmp_path)
+    found = judge(first, last, rates, spreads, {}, tmp_path)
     assert not found["quiet"]
     assert len(found["findings"]) == 1 and sentence in found["findings"][0]
+
+
+def test_a_first_round_that_was_not_warm_asks_for_more_of_them(tmp_path: Path) -> None:
+    found = judge(QUIET, QUIET, [], {}, {"pp512": 1.8}, tmp_path)
+    assert found["findings"] == [
+        "the first counted round of pp512 took 1.8 times as long as the others: give more --warmups"
+    ]
 
 
 @pytest.fixture
@@ -87,14 +94,14 @@ def test_counters_are_read_as_the_kernel_writes_them(kernel: Callable[[dict[str,
     assert (found.busy_ticks, found.all_ticks, found.steal_ticks) == (163, 576, 8)
     assert (found.load_1m, found.hottest_c, found.throttle_events) == (0.42, 61.5, 5)
     assert found.quota_throttled_us == 1500
-    noise = judge(found, found, [], {}, root)
+    noise = judge(found, found, [], {}, {}, root)
     assert noise["governors"] == ["schedutil"] and "schedutil" in noise["findings"][0]
     assert noise["cores_allowed"] == "0-3"
 
 
 def test_a_system_that_tells_nothing_is_unknown_and_not_noisy(tmp_path: Path) -> None:
     found = Snapshot.take(tmp_path)
-    noise = judge(found, found, [], {}, tmp_path)
+    noise = judge(found, found, [], {}, {}, tmp_path)
     assert noise["quiet"]
     assert noise["others_share"] is None and noise["steal_share"] is None and noise["hottest_c"] is None
 
