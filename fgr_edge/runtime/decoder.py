@@ -76,6 +76,7 @@ class Decoder:
         self._session = session
         self._head = head
         self.spec = spec
+        self._built_length = session.longest("past_key.0", 2)  # None where the cache may be of any length
         axes = frequency_axes(spec.mrope_section, interleaved=spec.mrope_interleaved)
         self._angles = RotaryAngles(spec.head_dim, spec.rope_theta, axes)
         self.capacity = 0
@@ -94,11 +95,16 @@ class Decoder:
         cos, sin = (table.array[:count].astype(np.float32) for table in (self._cos, self._sin))
         return cos, sin
 
+    def most_tokens(self, branches: int = 0) -> int:
+        """Tokens of prompt and answer that there may be, `branches` beside them: an engine's cache has a length."""
+        most = self.spec.max_positions
+        return most if self._built_length is None else min(most, self._built_length - branches)
+
     def reserve(self, tokens: int, branches: int = 0) -> None:
         """Make room for `tokens`, and `branches` more for trees; what the cache held is lost when it has to grow.
 
         Raises:
-            EngineError: more than the model's positions.
+            EngineError: more than the model's positions, or than the engine's cache.
         """
         spec = self.spec
         if tokens > spec.max_positions:
@@ -106,10 +112,17 @@ class Decoder:
                 f"{tokens} tokens asked for (prompt and answer), the model has positions for {spec.max_positions}; "
                 "use a smaller picture (max_pixels) or a smaller max_new_tokens"
             )
+        if tokens > self.most_tokens(branches):
+            raise EngineError(
+                f"{tokens} tokens asked for (prompt and answer) and {branches} beside them to score labels with, and the "
+                f"engine's cache has {self._built_length}; ask for fewer (--think-budget), use a smaller picture, or "
+                "build a longer one: fgr-edge build BUNDLE --cache-length N"
+            )
         tokens += branches
         if tokens <= self.capacity:
             return
-        self.capacity = min(-(-tokens // GROWTH) * GROWTH, max(spec.max_positions, tokens))
+        grown = min(-(-tokens // GROWTH) * GROWTH, max(spec.max_positions, tokens))
+        self.capacity = self._built_length or grown
         self.length = 0
         self._calls.clear()
         self._cache.clear()

@@ -312,17 +312,17 @@ class Recognizer:
         else:
             prompt = self._prompts.build_asked(request.wording, len(embeds.tokens))
         closing = self._answers.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
-        sampling = request.sampling or self._default_sampling(request, len(prompt.ids) + closing)
         branches = 0 if scorer is None else scorer.branches
+        room = self._decoder.most_tokens(branches) - len(prompt.ids) - closing
+        sampling = request.sampling or self._default_sampling(request, room)
         logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches)
         room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
         times = (start, preprocessed, seen, time.perf_counter())
         return Context(patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
 
-    def _default_sampling(self, request: Request, taken: int) -> SamplingConfig:
-        """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and the model has."""
+    def _default_sampling(self, request: Request, left: int) -> SamplingConfig:
+        """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and is left."""
         wanted = request.max_new_tokens or (DIRECT_TOKENS if request.mode == "direct" else REASON_TOKENS)
-        left = self._decoder.spec.max_positions - taken
         return SamplingConfig(max_new_tokens=max(1, min(wanted, left)), repetition_penalty=self._repetition_penalty)
 
     def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int, branches: int = 0) -> Floats:

@@ -64,7 +64,7 @@ class Stepper:
     def reserve(self, tokens: int) -> None:
         """Room for so many tokens and the labels' branches, so that the cache does not grow (and empty) later."""
         decoder = self._recognizer._decoder
-        decoder.reserve(min(tokens, decoder.spec.max_positions), self._scorer.branches)
+        decoder.reserve(min(tokens, decoder.most_tokens(self._scorer.branches)), self._scorer.branches)
 
     def prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int) -> Floats:
         """Start a sequence with `room` for more tokens; logits [V] after it."""
