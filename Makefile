@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --constraint constraints.txt
 LEAN := $(VENV)/.installed-lean
 FULL := $(VENV)/.installed-full
+GPU_BIN := .venv-gpu/bin
+GPU_PYTHON ?= $(GPU_BIN)/python
+GPU := .venv-gpu/.installed
 SETTINGS := pyproject.toml constraints.txt
 OUT := out
 
@@ -27,9 +30,10 @@ test: $(FULL)
 test-slow: $(FULL)
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
-## test-gpu: on a machine with an NVIDIA GPU
-test-gpu: $(FULL)
-	$(BIN)/python -m pytest -q -m gpu
+## test-gpu: all of tests/gpu, on a machine with an NVIDIA GPU, in an environment of its own: .venv has onnxruntime's CPU
+## package, which onnxruntime-gpu replaces. `make GPU_PYTHON=python3 test-gpu` takes what is installed already (a Jetson's).
+test-gpu: $(if $(filter $(GPU_BIN)/python,$(GPU_PYTHON)),$(GPU))
+	$(GPU_PYTHON) -m pytest -q -rs tests/gpu
 
 ## check: lint and format, types, import floors (`make -k check` goes on after the first that fails)
 check: lint types floors
@@ -65,3 +69,9 @@ $(FULL): $(SETTINGS) | $(BIN)/python
 	$(PIP) install torch==2.13.0
 	$(INSTALL) --editable ".[dev]"
 	@touch $@ $(LEAN)
+
+# torch comes with the CUDA of its default build here: transformers on the GPU is what engines are compared with.
+$(GPU): $(SETTINGS)
+	$(PYTHON) -m venv .venv-gpu
+	$(GPU_BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cuda,export,test,tensorrt-rtx]" matplotlib
+	@touch $@

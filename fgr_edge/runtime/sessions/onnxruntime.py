@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +33,18 @@ def _errors_of(ort: Any) -> tuple[type[Exception], ...]:
     state = ort.capi.onnxruntime_pybind11_state
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
     return (RuntimeError, state.RuntimeException, state.EPFail, *(getattr(state, name) for name in names))
+
+
+def _load_cuda_libraries(ort: Any) -> None:
+    """CUDA's and cuDNN's libraries out of the packages that `fgr-edge[cuda]` brings, where the loader does not look.
+
+    Without this, onnxruntime finds them only if torch was imported first or LD_LIBRARY_PATH names them, and falls back
+    to the CPU. What it misses it prints, though that may be on the system's path: to stderr, stdout is for results.
+    """
+    preload = getattr(ort, "preload_dlls", None)  # onnxruntime 1.21 and later
+    if preload is not None:
+        with contextlib.redirect_stdout(sys.stderr):
+            preload(directory="")
 
 
 class HostBuffer:
@@ -85,6 +99,8 @@ class OnnxRuntimeSession:
                 f"onnxruntime {ort.__version__} has no {provider} (it has {', '.join(ort.get_available_providers())}); "
                 "install onnxruntime-gpu instead of onnxruntime: pip install 'fgr-edge[cuda]'"
             )
+        if device == "cuda":
+            _load_cuda_libraries(ort)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # The vision and decoder sessions take turns on the same cores: a worker that spins on after its call halves the
