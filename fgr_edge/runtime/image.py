@@ -1,9 +1,10 @@
 """A picture, wherever it comes from, becomes the patches that the vision graph reads.
 
-In: a path, encoded bytes, a binary stream, a Pillow image or a uint8 array. Out: `pixels [N, C*T*P*P]
+In: a path, encoded bytes, a binary stream, a Pillow image, a uint8 array or an NV12 frame. Out: `pixels [N, C*T*P*P]
 float32` and the `grid` of patches, within 1e-6 of Hugging Face's `Qwen2VLImageProcessorPil` for the same
 Pillow image.
-`load_image` knows files and no model; `preprocess` knows the model's numbers and no files.
+`load_image` knows files and no model; `preprocess` knows the model's numbers and no files. `shortcuts.py` has both in
+one, and a faster way that gives other pixels.
 
 What the reference does (transformers/image_transforms.py, `convert_to_rgb` and `resize`), and so this module:
 1. A picture with an alpha band or a transparent colour is composited onto white; any other is converted to
@@ -22,6 +23,7 @@ import logging
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -29,13 +31,27 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fgr_edge.errors import ImageError
-from fgr_edge.runtime.resize import ImageConfig, Patches, patchify, smart_resize
+from fgr_edge.runtime.nv12 import Nv12Frame
+from fgr_edge.runtime.resampling import resample, rows_of
+from fgr_edge.runtime.resize import ImageConfig, Patches, patchify, smart_resize, target_size
 
-__all__ = ["MAX_PIXELS", "ImageConfig", "ImageInput", "Patches", "load_image", "preprocess", "smart_resize"]
+__all__ = [
+    "MAX_PIXELS",
+    "ImageConfig",
+    "ImageInput",
+    "Nv12Frame",
+    "Patches",
+    "load_image",
+    "orientation_of",
+    "preprocess",
+    "smart_resize",
+]
 
 ImageInput: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Nv12Frame
 )
+
+BeforeDecoding: TypeAlias = Callable[[Image.Image], object]
 
 MAX_PIXELS = 178_956_970
 """A picture of more pixels is refused before it is decoded: Pillow's own limit for a decompression bomb."""
@@ -78,14 +94,15 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it; 1 is upright
 _LOG = logging.getLogger(__name__)
 
 
-def load_image(source: ImageInput) -> Image.Image:
+def load_image(source: ImageInput, *, before_decoding: BeforeDecoding | None = None) -> Image.Image:
     """Opens a picture, turns it upright and makes it RGB.
 
     Args:
         source: A path; the bytes of a file; a binary stream, read to its end (`sys.stdin.buffer`); a Pillow
             image; or a uint8 array: [H, W, 3] RGB, [H, W, 4] RGBA, [H, W] or [H, W, 1] grey (OpenCV's is
-            BGR: pass `array[:, :, ::-1]`). Of an animation the first frame is taken, of a Pillow image the
-            current one.
+            BGR: pass `array[:, :, ::-1]`); or a camera's `Nv12Frame`. Of an animation the first frame is taken,
+            of a Pillow image the current one.
+        before_decoding: called with the opened file, whose size is known and whose pixels are not.
 
     Returns:
         A decoded image of mode RGB, maybe `source` itself. EXIF orientation is applied; transparency is
@@ -102,24 +119,28 @@ def load_image(source: ImageInput) -> Image.Image:
         return _upright_rgb(source, "the Pillow image")
     if isinstance(source, np.ndarray):
         return _upright_rgb(_from_array(source), "the array")
+    if isinstance(source, Nv12Frame):
+        _check_size(source.width, source.height, "the NV12 frame")
+        return source.rgb(0, source.height)
     if isinstance(source, str | os.PathLike):
-        return _load_file(source)
+        return _load_file(source, before_decoding)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), "the picture in memory")
+        return _decode(io.BytesIO(source), "the picture in memory", before_decoding)
     if hasattr(source, "read"):
-        return _decode(_read_all(source, "the stream"), "the stream")
+        return _decode(_read_all(source, "the stream"), "the stream", before_decoding)
     raise ImageError(
         f"a {type(source).__module__}.{type(source).__name__} was given as a picture: give a path, bytes, a "
         "binary stream, a Pillow image or a uint8 array [H, W, 3]"
     )
 
 
-def preprocess(image: Image.Image, config: ImageConfig) -> Patches:
+def preprocess(image: Image.Image, config: ImageConfig, *, threads: int | None = None) -> Patches:
     """Resizes, normalizes and cuts a picture into patches, as `Qwen2VLImageProcessorPil` does.
 
     Args:
         image: Of any mode that `load_image` takes. EXIF orientation is not looked at: that is `load_image`'s.
         config: The checkpoint's numbers.
+        threads: That large pictures may take; None takes the cores that there are. They change no value.
 
     Returns:
         The patches; `pixels` within 1e-6 of the reference's.
@@ -128,19 +149,24 @@ def preprocess(image: Image.Image, config: ImageConfig) -> Patches:
         ImageError: the picture is empty, too large or too elongated, or cannot be decoded.
     """
     image = _to_rgb(image, "the Pillow image")
-    height, width = smart_resize(
-        image.height,
-        image.width,
-        factor=config.patch_size * config.merge_size,
-        min_pixels=config.min_pixels,
-        max_pixels=config.max_pixels,
-    )
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return patchify(np.asarray(image), config)
+    height, width = target_size(image.height, image.width, config)
+    if image.size == (width, height):
+        return patchify(np.asarray(image), config, threads=threads)
+    array = resample(rows_of(image), image.size, width, height, threads=threads)
+    return patchify(array, config, threads=threads)
 
 
-def _load_file(path: str | os.PathLike[str]) -> Image.Image:
+def orientation_of(image: Image.Image, what: str = "the picture") -> int:
+    """The EXIF orientation, 1 to 8; 1, with a warning, where the EXIF data cannot be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DECODER_ERRORS as error:
+        _LOG.warning("the EXIF data of %s cannot be read (%s): it is taken as upright", what, error)
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _load_file(path: str | os.PathLike[str], before_decoding: BeforeDecoding | None) -> Image.Image:
     what = repr(os.fspath(path))
     try:
         # A handle, not the path: Pillow memory-maps some of the files that it opens itself, and a mapped file
@@ -153,7 +179,7 @@ def _load_file(path: str | os.PathLike[str]) -> Image.Image:
     except (OSError, ValueError) as error:
         raise ImageError(f"{what} cannot be opened ({error}): check the path and its permissions") from error
     with file:
-        return _decode(file if file.seekable() else _read_all(file, what), what)
+        return _decode(file if file.seekable() else _read_all(file, what), what, before_decoding)
 
 
 def _read_all(stream: BinaryIO, what: str) -> BinaryIO:
@@ -169,12 +195,15 @@ def _read_all(stream: BinaryIO, what: str) -> BinaryIO:
     return io.BytesIO(data)
 
 
-def _decode(stream: BinaryIO, what: str) -> Image.Image:
+def _decode(stream: BinaryIO, what: str, before_decoding: BeforeDecoding | None) -> Image.Image:
     Image.init()  # `open` raises KeyError for a format that this build of Pillow lacks
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
         head = stream.read(16)
         image = Image.open(stream, formats=formats)
+        if before_decoding is not None:
+            _check_size(image.width, image.height, what)
+            before_decoding(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{what} is too large ({error}): resize it first") from error
     except UnidentifiedImageError as error:
@@ -184,6 +213,8 @@ def _decode(stream: BinaryIO, what: str) -> Image.Image:
             f"{what} is not a picture, or damaged: it starts with {head!r}; expected was one of "
             f"{', '.join(formats)}: convert it or copy it again"
         ) from error
+    except ImageError:
+        raise
     except _DECODER_ERRORS as error:
         raise ImageError(_damaged(what, error)) from error
     return _upright_rgb(image, what)
@@ -208,12 +239,8 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 def _upright_rgb(image: Image.Image, what: str) -> Image.Image:
     rgb = _to_rgb(image, what)  # decodes, too: a PNG may carry its EXIF behind the pixels
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DECODER_ERRORS as error:
-        _LOG.warning("the EXIF data of %s cannot be read (%s): it is taken as upright", what, error)
-        return rgb
-    if orientation not in _UPRIGHT:
+    orientation = orientation_of(image, what)
+    if orientation == 1:
         return rgb
     rgb = rgb.transpose(_UPRIGHT[orientation])
     rgb.info = {}  # or its EXIF would turn it once more

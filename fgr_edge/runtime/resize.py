@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError, ImageError
+from fgr_edge.runtime.resampling import WORTH_THREADS_PX, in_threads, usable_threads
 
 MAX_ASPECT_RATIO = 200
 """Long side over short side; the reference refuses more."""
@@ -126,31 +127,54 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
     return rows, columns
 
 
-def patchify(image: npt.NDArray[np.uint8], config: ImageConfig) -> Patches:
+def target_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
+    """The (height, width) in pixels that a picture of that size gets before it is cut into patches.
+
+    Raises:
+        ImageError: as for `smart_resize`.
+    """
+    return smart_resize(
+        height,
+        width,
+        factor=config.patch_size * config.merge_size,
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+    )
+
+
+def patchify(image: npt.NDArray[np.uint8], config: ImageConfig, *, threads: int | None = None) -> Patches:
     """Normalizes an RGB array and cuts it into patches.
 
     Args:
         image: [H, W, 3] uint8, both sides multiples of `patch_size * merge_size` (`smart_resize` gives such).
         config: The checkpoint's numbers.
+        threads: That large pictures may take; None takes the cores that there are.
 
     Returns:
         The patches; `pixels` within 1e-6 of the reference's.
     """
     patch, merge, frames = config.patch_size, config.merge_size, config.temporal_patch_size
     h, w = image.shape[0] // patch, image.shape[1] // patch
-    # 1. Order the pixels while they are bytes: a quarter of the traffic of doing it in float32.
     blocks = image.reshape(h // merge, merge, patch, w // merge, merge, patch, 3)
-    ordered = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(h * w, 3, patch * patch)  # [N, C, P*P] uint8
-    # 2. (value * rescale_factor - mean) / std as one multiply and one add.
+    turned = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [block row, block column, row, column, C, P, P]
+    # (value * rescale_factor - mean) / std as one multiply and one add.
     mean, std = np.array(config.mean, np.float64), np.array(config.std, np.float64)
     scale = (config.rescale_factor / std).astype(np.float32)[:, None]  # [C, 1]
     offset = (-mean / std).astype(np.float32)[:, None]
-    # 3. Repeat the frame while its values are in cache.
     pixels = np.empty((h * w, 3, frames, patch * patch), np.float32)
-    for start in range(0, h * w, _PATCHES_AT_ONCE):
-        values = ordered[start : start + _PATCHES_AT_ONCE] * scale
+    row = merge * w  # patches in a row of merge blocks
+    step = max(1, _PATCHES_AT_ONCE // row)
+
+    def rows(first: int) -> None:
+        # 1. Order the pixels while they are bytes: a quarter of the traffic of doing it in float32.
+        ordered = turned[first : first + step].reshape(-1, 3, patch * patch)  # [N, C, P*P] uint8
+        values = ordered * scale
         values += offset
-        pixels[start : start + _PATCHES_AT_ONCE] = values[:, :, None]
+        # 2. Repeat the frame while its values are in cache.
+        pixels[first * row : first * row + len(values)] = values[:, :, None]
+
+    large = image.shape[0] * image.shape[1] >= WORTH_THREADS_PX
+    in_threads(rows, range(0, h // merge, step), usable_threads(threads) if large else 1)
     return Patches(pixels.reshape(h * w, 3 * frames * patch * patch), (1, h, w))
 
 
