@@ -16,6 +16,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     cold_start  result of cold_start.py, `cold_start.json`
     export_3b   result of export_3b.py, `export_3b.json`
     awq_3b      result of awq_3b.py, `awq_3b.json`
+    bench       results of `fgr-edge bench -o json`, `bench_*.json`, one row a bundle
     machine     what they were measured on
 
     python benchmarks/results_table.py [--check] [--readme FILE...] [--results benchmarks/results]
@@ -33,6 +34,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench_rows import HEAD as BENCH_HEAD
+from benchmarks.bench_rows import bench_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
 
@@ -298,7 +301,9 @@ def machine(results: Results) -> str:
         rates = lines.setdefault(line, [])
         if "read_bandwidth_gbps" in document:
             rates.append(document["read_bandwidth_gbps"]["p50"])
-    return "\n".join(f"{line}{_bandwidth(rates)}." for line, rates in lines.items()) or UNKNOWN
+    # A run without peers lists fewer packages of the same machine.
+    whole = [line for line in lines if not any(other != line and other.startswith(line) for other in lines)]
+    return "\n".join(f"{line}{_bandwidth(lines[line])}." for line in whole) or UNKNOWN
 
 
 def _bandwidth(rates: Sequence[float]) -> str:
@@ -322,6 +327,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "cold_start": cold_start,
     "export_3b": export_3b,
     "awq_3b": awq_3b,
+    "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
     "machine": machine,
 }
 
