@@ -1,0 +1,366 @@
+"""This runtime beside other engines: same weights, prompt, picture, labels and threads, each in its own environment.
+
+In: a checkpoint. Out: a table, a chart, then one line of JSON. Every contender (`peers/contenders.py`) is a process
+that lives through the whole run; in each round each of them does everything once, in an order that turns with the
+round, after a round that is thrown away. Read bandwidth is measured in every round. Before a time is believed, the
+contender's logits after the prompt are compared with transformers' in float32 on the same weights.
+
+decode       tokens/s after the first, batch 1, greedy: embedding, decoder, logits of one position, choice, text.
+first token  of a text prompt of `--prompt-tokens` tokens.
+picture      from the path of a picture to the first token, for those that run the whole model.
+labels       the probabilities of `--labels` names after the same prompt, in each engine's cheapest way; beside it with
+             the prompt. For fgr-edge: all of them, and (best) the likeliest with a bound on the rest.
+memory       the process's peak of resident memory, mapped files counted, after the first decode and picture.
+error        norm of the difference of the logits to float32's, both centred, over the norm of float32's; the document
+             also has that of float32 itself after the prompt reversed: what another computation looks like.
+
+`--prepare` makes all models and stops. A contender that is absent, fails or is another model is listed with the reason.
+
+    python -m benchmarks.compare_peers --checkpoint DIR [--environments out/peers] [--models out/peers/models]
+                                       [--only PATTERN...] [--rounds 6] [--new-tokens 64] [--prompt-tokens 300]
+                                       [--labels 81] [--threads 2] [--prepare] [--json FILE] [--plot FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bandwidth import ReadBandwidth
+from benchmarks.label_names import names
+from benchmarks.machine import describe_machine
+from benchmarks.peers.bars import bars
+from benchmarks.peers.chart import draw
+from benchmarks.peers.contenders import CONTENDERS, Contender, Places, conversions, start_command
+from benchmarks.peers.process import ROOT, PeerError, PeerProcess
+from benchmarks.peers.task import Task, make_task
+from benchmarks.picture import write_picture
+from benchmarks.report import cell, percentiles, publish, ratio, table
+
+OPEN_S, ANSWER_S, CONVERT_S = 300.0, 400.0, 3600.0
+SETTLE_S = 0.25  # a peer's worker threads spin for a while after its last call
+BANDWIDTH_S = 0.3
+MOST_ERROR = {32: 1e-3, 8: 0.1, 4: 0.6}
+"""Of the logits, by bits of a weight: beyond it the contender computes something else."""
+
+
+@dataclass
+class Entrant:
+    """A contender in the run, and what it did.
+
+    Attributes:
+        reason: why it takes no part; None while it does.
+        missing: what it cannot do, and why.
+        done: answers by what was asked, one a round.
+    """
+
+    contender: Contender
+    process: PeerProcess | None = None
+    reason: str | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, int | None] = field(default_factory=dict)
+    check: dict[str, Any] = field(default_factory=dict)
+    done: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def leave(self, reason: str) -> None:
+        """Take no further part."""
+        self.reason = reason
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+
+def prepare(contenders: Sequence[Contender], places: Places) -> dict[str, str]:
+    """Make the models that are not there; the reasons of those that could not be made, by name."""
+    failed: dict[str, str] = {}
+    for contender in contenders:
+        try:
+            if contender.ours:
+                from benchmarks.peers.bundles import write_scheme_bundle
+
+                write_scheme_bundle(places.checkpoint, contender.weights, places.model(contender))
+            for path, command in conversions(contender, places):
+                if not path.exists():
+                    convert(command, places.models / "logs" / f"convert-{path.name}.log")
+        except (OSError, subprocess.SubprocessError) as error:
+            failed[contender.name] = f"its model could not be made: {error}"
+            print(f"{contender.name}: {failed[contender.name]}", flush=True)
+    return failed
+
+
+def convert(command: Sequence[str], log: Path) -> None:
+    """Run one conversion, its words in a file.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or took longer than an hour.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{log.stem} ...", flush=True)
+    with log.open("w", encoding="utf-8") as file:
+        subprocess.run(command, stdout=file, stderr=file, cwd=ROOT, check=True, timeout=CONVERT_S)
+
+
+def enter(contender: Contender, places: Places, threads: int, names_file: Path) -> Entrant:
+    """Start a contender's process."""
+    entrant = Entrant(contender)
+    if not places.python(contender.peer).exists():
+        entrant.leave(f"no environment; run benchmarks/peers/setup_{contender.peer}.sh")
+    elif not places.model(contender).exists():
+        entrant.leave("no model; run with --prepare")
+    else:
+        log = places.models / "logs" / f"{contender.name}.log"
+        try:
+            entrant.process = PeerProcess(start_command(contender, places, threads, names_file), log, OPEN_S)
+        except PeerError as error:
+            entrant.leave(str(error))
+    return entrant
+
+
+def ask(entrant: Entrant, request: dict[str, Any]) -> dict[str, Any] | None:
+    """An answer; None, and a note, where it cannot."""
+    if entrant.process is None or request["do"] in entrant.missing:
+        return None
+    try:
+        return entrant.process.ask(request, ANSWER_S)
+    except PeerError as error:
+        entrant.missing[request["do"]] = str(error).removeprefix("NotImplementedError: ")
+        return None
+
+
+def warm_up(entrant: Entrant, task: Task, reference: dict[str, Any], scratch: Path) -> None:
+    """Everything once; memory and the proof that it is the same model are taken here."""
+    decoded = ask(entrant, task.decode)
+    if decoded is None:
+        entrant.leave(entrant.missing["decode"] if entrant.reason is None else entrant.reason)
+        return
+    ask(entrant, task.picture)
+    assert entrant.process is not None
+    entrant.memory = entrant.process.memory()
+    told = ask(entrant, {"do": "logits", "ids": task.ids, "to": str(scratch)})
+    scored = ask(entrant, task.labels)
+    if told is None:
+        entrant.leave(f"it does not show its logits: {entrant.missing['logits']}")
+        return
+    entrant.check = compare_logits(np.load(scratch), decoded["tokens"], scored, reference)
+    most = MOST_ERROR[entrant.contender.bits]
+    if entrant.check["error"] > most:
+        entrant.leave(f"not the same model: its logits differ by {entrant.check['error']}, at most {most} expected")
+
+
+def compare_logits(
+    logits: Any, tokens: Sequence[int], scored: dict[str, Any] | None, reference: dict[str, Any]
+) -> dict[str, Any]:
+    """Distances to the float32 model: logits, greedy tokens, labels."""
+    same = [a == b for a, b in zip(tokens, reference["tokens"], strict=False)]
+    far = None
+    if scored is not None:
+        far = round(float(np.abs(np.array(scored["log_probs"]) - reference["log_probs"]).max()), 4)
+    return {
+        "error": logits_error(logits, reference["logits"]),
+        "equal_tokens": same.index(False) if False in same else len(same),
+        "label_log_prob_difference": far,
+    }
+
+
+def logits_error(logits: Any, expected: Any) -> float:
+    """Norm of the difference over the norm, both centred: a constant added to all logits changes nothing."""
+    found, expected = (np.asarray(row, np.float64) - np.mean(row, dtype=np.float64) for row in (logits, expected))
+    return round(float(np.linalg.norm(found - expected) / np.linalg.norm(expected)), 6)
+
+
+def reference_of(places: Places, task: Task, threads: int, names_file: Path, scratch: Path) -> dict[str, Any]:
+    """Logits, greedy tokens and label scores of transformers in float32, kept beside the models.
+
+    Raises:
+        PeerError: transformers does not run: nothing can be checked.
+    """
+    kept = places.models / f"reference-{task.digest}.npz"
+    if not kept.exists():
+        process = PeerProcess(
+            start_command(CONTENDERS[0], places, threads, names_file), places.models / "logs" / "reference.log", OPEN_S
+        )
+        process.ask({"do": "logits", "ids": task.ids, "to": str(scratch)}, ANSWER_S)
+        logits = np.load(scratch)
+        decoded, scored = process.ask(task.decode, ANSWER_S), process.ask(task.labels, ANSWER_S)
+        process.ask({"do": "logits", "ids": task.ids[::-1], "to": str(scratch)}, ANSWER_S)
+        process.close()
+        kept_arrays = {"logits": logits, "reversed": np.load(scratch), "log_probs": scored["log_probs"]}
+        np.savez(kept, tokens=decoded["tokens"], **kept_arrays)
+    found = np.load(kept)
+    return {key: found[key] for key in found.files}
+
+
+def run_rounds(entrants: Sequence[Entrant], task: Task, rounds: int, bandwidth: ReadBandwidth) -> list[float]:
+    """Fill in what everybody does; GB/s of each round."""
+    rates = []
+    for number in range(rounds):
+        turn = number % len(entrants)
+        for entrant in (*entrants[turn:], *entrants[:turn]):
+            for request in (task.decode, task.picture, task.labels):
+                time.sleep(SETTLE_S)
+                answered = ask(entrant, request)
+                if answered is not None:
+                    entrant.done.setdefault(request["do"], []).append(answered)
+        time.sleep(SETTLE_S)
+        rates.append(bandwidth.gbps(BANDWIDTH_S))
+        print(f"round {number + 1} of {rounds}: {rates[-1]:.1f} GB/s", flush=True)
+    return rates
+
+
+def summarize(entrant: Entrant, new_tokens: int) -> dict[str, Any]:
+    """One contender's row."""
+    contender, done = entrant.contender, entrant.done
+    decoded, scored = done.get("decode", []), done.get("labels", [])
+    tpot = percentiles([one["ms"] / (new_tokens - 1) for one in decoded])
+    best = [one["best_ms"] for one in scored if one["best_ms"] is not None]
+    return {
+        "peer": contender.peer,
+        "bits": contender.bits,
+        "block": contender.block,
+        "reason": entrant.reason,
+        "missing": entrant.missing,
+        "versions": {} if entrant.process is None else entrant.process.ready["versions"],
+        "open_ms": None if entrant.process is None else round(entrant.process.ready["open_ms"], 1),
+        "decode_tokens_per_s": ratio(1000, tpot["p50"]),
+        "tpot_ms": tpot,
+        "first_token_ms": percentiles([one["first_ms"] for one in decoded]),
+        "picture_ms": percentiles([one["ms"] for one in done.get("picture", [])]),
+        "picture_prompt_tokens": next((one["prompt_tokens"] for one in done.get("picture", [])), None),
+        "labels_ms": percentiles([one["ms"] for one in scored]),
+        "labels_with_prompt_ms": percentiles([one["ms"] + one["prompt_ms"] for one in scored]),
+        "best_label_ms": percentiles(best),
+        **({"peak_bytes": None, "anonymous_bytes": None} | entrant.memory),
+        "check": entrant.check,
+    }
+
+
+def show(document: dict[str, Any]) -> None:
+    """Bandwidth, the table, the bars."""
+    bandwidth = document["read_bandwidth_gbps"]
+    print(f"read bandwidth {bandwidth['p50']:.1f} GB/s, {bandwidth['min']:.1f} to {bandwidth['max']:.1f}")
+    head = ("p50", "decode tokens/s", "first token ms", "picture ms", "labels ms", "best ms", "peak MiB", "error")
+    rows = [
+        (
+            name,
+            cell(row["decode_tokens_per_s"]),
+            cell(row["first_token_ms"]["p50"]),
+            cell(row["picture_ms"]["p50"]),
+            cell(row["labels_ms"]["p50"]),
+            cell(row["best_label_ms"]["p50"]),
+            cell(None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20, 0),
+            cell(row["check"].get("error"), 4),
+        )
+        for name, row in document["contenders"].items()
+        if row["reason"] is None
+    ]
+    print(table(head, rows))
+    for name, row in document["contenders"].items():
+        for what, why in ({"": row["reason"]} if row["reason"] else row["missing"]).items():
+            print(f"{name}{what and ', ' + what}: {why}")
+    for bar in document["bars"]:
+        met = "met" if bar["met"] else "MISSED"
+        print(f"{bar['measure']}: {bar['ours']} is {bar['ratio']}x of {bar['peer']}, {bar['wanted']} wanted: {met}")
+
+
+def compare(
+    entrants: Sequence[Entrant], task: Task, reference: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The whole run, from processes that are open to the document."""
+    machine = describe_machine()
+    bandwidth = ReadBandwidth(options.threads)
+    rates = run_rounds([entrant for entrant in entrants if entrant.reason is None], task, options.rounds, bandwidth)
+    rows = {entrant.contender.name: summarize(entrant, options.new_tokens) for entrant in entrants}
+    return {
+        "benchmark": "peers",
+        "checkpoint": options.checkpoint.name,
+        "prompt_tokens": len(task.ids),
+        "new_tokens": options.new_tokens,
+        "labels": options.labels,
+        "picture": {"width_px": 640, "height_px": 480},
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "read_bandwidth_gbps": {
+            "p50": round(statistics.median(rates), 2),
+            "min": round(min(rates), 2),
+            "max": round(max(rates), 2),
+            "rounds": [round(rate, 2) for rate in rates],
+        },
+        "most_error": {str(bits): most for bits, most in MOST_ERROR.items()},
+        "error_of_the_prompt_reversed": logits_error(reference["reversed"], reference["logits"]),
+        "contenders": rows,
+        "bars": bars(rows),
+        "machine": machine,
+    }
+
+
+def parse() -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--environments", type=Path, default=Path("out/peers"))
+    parser.add_argument("--models", type=Path, default=Path("out/peers/models"))
+    parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names, as in a shell")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--prompt-tokens", type=int, default=300)
+    parser.add_argument("--labels", type=int, default=81)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prepare", action="store_true", help="make all models, measure nothing")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    if options.rounds < 1 or options.new_tokens < 2:
+        parser.error("--rounds must be at least 1 and --new-tokens at least 2")
+    return options
+
+
+def main() -> None:
+    """The command line."""
+    options = parse()
+    places = Places(
+        options.checkpoint.absolute(),
+        (options.models / options.checkpoint.name).absolute(),
+        options.environments.absolute(),
+    )
+    chosen = [row for row in CONTENDERS if any(fnmatch.fnmatch(row.name, pattern) for pattern in options.only)]
+    failed = prepare(chosen, places)
+    if options.prepare:
+        return
+    picture = write_picture(places.models / "picture-640x480.jpg")
+    labels = names(options.labels)
+    names_file = places.models / f"labels-{options.labels}.txt"
+    names_file.write_text("\n".join(labels) + "\n", encoding="utf-8")
+    task = make_task(options.checkpoint, picture.absolute(), labels, options.prompt_tokens, options.new_tokens)
+    scratch = places.models / "logits.npy"
+    reference = reference_of(places, task, options.threads, names_file, scratch)
+    entrants = []
+    try:
+        for contender in chosen:
+            entrants.append(entrant := enter(contender, places, options.threads, names_file))
+            if entrant.reason is None:
+                warm_up(entrant, task, reference, scratch)
+            elif contender.name in failed:
+                entrant.reason = failed[contender.name]
+            print(f"{contender.name}: {entrant.reason or entrant.check}", flush=True)
+        document = compare(entrants, task, reference, options)
+    finally:
+        for entrant in entrants:
+            if entrant.process is not None:
+                entrant.process.close()
+    show(document)
+    if options.plot is not None:
+        draw(document, options.plot)
+    publish(document, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""This project's runtime as a peer: an exported bundle. Labels are scored over their trie, all of them in one tree."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers.fgr_edge import FgrEdge
+from benchmarks.peers.worker import Floats, Generated, Scored, Seen, ms_since, serve
+from fgr_edge.runtime.confidence import Confidence
+from fgr_edge.runtime.label_scorer import DIRECT, LabelScorer
+from fgr_edge.runtime.labels import LabelSet
+from fgr_edge.runtime.sampling import Sampler, SamplingConfig
+
+ROOM = 256
+
+
+class FgrEdgeWorker:
+    """A bundle, opened; `names` are the labels whose tokens `labels` is asked for."""
+
+    def __init__(self, bundle: Path, threads: int, names: Sequence[str]) -> None:
+        self._peer = FgrEdge(bundle, bundle.name, threads, ROOM)
+        self._recognizer = self._peer._recognizer
+        self._names = list(names)
+        self._scorer: LabelScorer | None = None
+
+    def decode(self, ids: Sequence[int], new_tokens: int) -> Generated:
+        recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
+        start = time.perf_counter()
+        tokens = [int(self.logits(ids).argmax())]
+        first = time.perf_counter()
+        pieces = [recognizer._prompts.decode(tokens)]
+        while len(tokens) < new_tokens:
+            tokens.append(sampler.next(recognizer._advance(tokens[-1:])))
+            pieces.append(recognizer._prompts.decode(tokens[-1:]))
+        return Generated(tokens, (first - start) * 1e3, ms_since(first), "".join(pieces))
+
+    def labels(self, ids: Sequence[int], labels: Sequence[Sequence[int]]) -> Scored:
+        recognizer = self._recognizer
+        if self._scorer is None:
+            self._scorer = recognizer._scorer_of(LabelSet.from_names(self._names), None)
+        scorer = self._scorer
+        start = time.perf_counter()
+        logits = self.logits(ids, branches=scorer.branches).copy()
+        prompt_ms, start = ms_since(start), time.perf_counter()
+        scores = scorer.all(DIRECT, logits, recognizer._extend)
+        ms, start = ms_since(start), time.perf_counter()
+        scorer.best(DIRECT, logits, recognizer._extend, Confidence.uncalibrated(len(labels)))
+        return Scored(scores.log_probs.tolist(), prompt_ms, ms, ms_since(start))
+
+    def picture(self, path: Path, text: str) -> Seen:
+        seen = self._peer.first_token(path)
+        return Seen(seen.token, seen.ms, len(seen.prompt_ids))
+
+    def logits(self, ids: Sequence[int], branches: int = 0) -> Floats:
+        recognizer = self._recognizer
+        embeds = recognizer._embedding.gather(np.asarray(ids, np.int64))
+        positions = np.tile(np.arange(len(ids)), (3, 1))
+        return recognizer._decoder.prefill(embeds, positions, max_new_tokens=ROOM, branches=branches)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--labels", type=Path, required=True, help="a file of names, one a line")
+    options = parser.parse_args()
+    names = options.labels.read_text(encoding="utf-8").splitlines()
+    serve(("onnxruntime", "numpy"), lambda: FgrEdgeWorker(options.model, options.threads, names))
+
+
+if __name__ == "__main__":
+    main()
