@@ -17,6 +17,8 @@ not been measured makes its row or its table disappear: nothing in them is writt
     export_3b   result of export_3b.py, `export_3b.json`
     awq_3b      result of awq_3b.py, `awq_3b.json`
     bench       results of `fgr-edge bench -o json`, `bench_*.json`, one row a bundle
+    footprint   result of footprint.py, `footprint.json`, one row an environment
+    goes_with   of it, what each dependency of ours brings
     machine     what they were measured on
 
     python benchmarks/results_table.py [--check] [--readme FILE...] [--results benchmarks/results]
@@ -186,6 +188,37 @@ def awq_3b(results: Results) -> str:
     return markdown([f"{document['shape']}, int4 by AWQ", ""], rows)
 
 
+def footprint(results: Results) -> str:
+    """What installations take on the disk, and what is largest in them."""
+    document = results.get("footprint")
+    if document is None:
+        return UNKNOWN
+    rows = [
+        [name, _mb(entry["bytes"]), cell(entry["ratio"], 2, "x"), entry["note"] or _largest(entry["packages"])]
+        for name, entry in document["environments"].items()
+    ]
+    rows.append(["fgr-edge's wheel", cell(document["wheel"]["bytes"] / 1e6, 2), "-", "no models"])
+    return markdown(["environment", "MB", "of ours", "the largest in it, MB"], rows)
+
+
+def goes_with(results: Results) -> str:
+    """What would leave the environment with each dependency of ours."""
+    document = results.get("footprint")
+    if document is None:
+        return UNKNOWN
+    ours = next(iter(document["environments"].values()))
+    rows = [[name, _mb(size)] for name, size in ours["goes_with"].items()]
+    return markdown([f"with this dependency of {next(iter(document['environments']))}", "would go, MB"], rows)
+
+
+def _largest(packages: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(f"{name} {_mb(entry['bytes'])}" for name, entry in list(packages.items())[:5])
+
+
+def _mb(size: int | None) -> str:
+    return "-" if size is None else cell(size / 1e6)
+
+
 def _gib(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**30:.2f} GiB"
 
@@ -328,6 +361,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "export_3b": export_3b,
     "awq_3b": awq_3b,
     "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
+    "footprint": footprint,
+    "goes_with": goes_with,
     "machine": machine,
 }
 
