@@ -62,7 +62,8 @@ def write_index(output: Path, plan: Plan, shards: Sequence[ShardDone]) -> dict[s
     """Write index.json, the proof that all is there; returns it."""
     index = {
         "schema_version": SCHEMA_VERSION,
-        "plan": plan,
+        "bundle_sha256": plan["bundle_sha256"],
+        "source_sha256": plan["source"]["sha256"],
         "records": sum(shard.records for shard in shards),
         "errors": sum(shard.errors for shard in shards),
         "shards": [

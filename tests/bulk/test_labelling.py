@@ -36,7 +36,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "what was waited for did not happen"
@@ -175,9 +175,7 @@ def test_another_bundle_option_or_source_is_not_mixed_in(
     ):
         with pytest.raises(OutputExistsError, match=message):
             label_photographs(replace(given, **changes), quiet)  # type: ignore[arg-type]
-        assert {name: data for name, data in files(given.output).items() if name != "plan.json"} == {
-            name: data for name, data in before.items() if name != "plan.json"
-        }
+        assert files(given.output) == before
     forced = label_photographs(replace(given, shard_size=4, force=True), quiet)
     assert len(forced["shards"]) == 3 and forced["photographs_labelled"] == 12
 
