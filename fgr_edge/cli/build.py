@@ -21,9 +21,10 @@ def build(
         typer.Option(help="Build for this GPU without having it (tensorrt-rtx): rtx-40, l4, sm86; may be repeated."),
     ] = None,
     cache_length: Annotated[
-        Optional[int], typer.Option(help="Tokens of picture and answer together; unsaid: room for a thought.", min=1)
+        Optional[int],
+        typer.Option(help="Tokens of picture, answer and labels together; unsaid: room for a thought.", min=1),
     ] = None,
-    chunk: Annotated[int, typer.Option(help="Tokens that go through the decoder at once.", min=1)] = 512,
+    chunk: Annotated[int, typer.Option(help="Tokens of a prompt that go through the decoder at once.", min=1)] = 512,
     image_size: Annotated[
         Optional[list[str]],
         typer.Option(help="WxH of a camera's pictures, which get a profile of their own; may be repeated."),

@@ -71,8 +71,8 @@ class BuildConfig:
     Attributes:
         bundle: its folder; the engines go into it.
         gpus: names (see `gpus`) to build for without having them, TensorRT-RTX only; empty is the GPU that is here.
-        cache_length: tokens, picture and answer together; None leaves room for a thought.
-        chunk: tokens that go through the decoder at once.
+        cache_length: tokens of picture, answer and labels scored together; None leaves room for a thought.
+        chunk: tokens of a prompt that go through the decoder at once.
         cameras: (width, height) of pictures that get a profile of their own.
         builder: how engines are built; its `sms` are filled in here.
         force: build again what is there already.
@@ -128,7 +128,7 @@ class _Job:
         manifest = self.bundle.manifest
         if graph == "vision":
             return vision_ranges(manifest, self.sizes)
-        return decoder_ranges(self.sizes) if graph == "decoder" else head_ranges(manifest, self.sizes)
+        return decoder_ranges(manifest, self.sizes) if graph == "decoder" else head_ranges(manifest)
 
 
 def build_engines(config: BuildConfig, *, here: Gpu | None = None, verifier: Verifier | None = None) -> Built:

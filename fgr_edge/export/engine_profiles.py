@@ -4,8 +4,9 @@ In: a manifest and what the user wants (length of the cache, tokens of a prefill
 Out: for each graph, profiles as ranges of its named dimensions, in the order of their index. Knows the dimensions'
 names (`graphs/vision.py`, `graphs/decoder.py`), no tensors.
 
-    decoder   prefill: 1 to `chunk` tokens, timed for `chunk`; decode: one token. Longer prompts go in chunks.
-    head      decode: one row; rows: as many as label scoring asks for at once.
+    decoder   prefill: timed for `chunk` tokens; decode: one token. Longer prompts go in chunks; so many nodes of the
+              labels' trie as are scored at once go in one call, whatever the chunk.
+    head      rows: as many as label scoring asks for at once; decode: one.
     vision    any: every picture that the bundle resizes to; and one with fixed sizes for each camera, timed for it.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.engine_record import EngineProfile, Shape
 from fgr_edge.runtime.image import ImageConfig
-from fgr_edge.runtime.label_scores import chunk_nodes
+from fgr_edge.runtime.label_scores import BATCHES, BEST_FIRST_NODES, chunk_nodes, chunk_room
 from fgr_edge.runtime.manifest import Manifest
 from fgr_edge.runtime.resize import smart_resize
 from fgr_edge.runtime.specs import read_spec
@@ -43,7 +44,7 @@ class EngineSizes:
 
     Attributes:
         cache_length: slots of the KV cache.
-        chunk: tokens of a call of the decoder, at most.
+        chunk: tokens of a prompt that go through the decoder at once.
         cameras: (width, height) of pictures that get a profile of their own.
     """
 
@@ -63,7 +64,7 @@ def engine_sizes(
     picture = picture_tokens(manifest)
     most = manifest["decoder"]["max_positions"]
     if cache_length is None:
-        branches = chunk_nodes(manifest["decoder"]["vocab"]) + LONGEST_LABEL
+        branches = max(BEST_FIRST_NODES, _nodes_at_once(manifest))
         wanted = min(picture + TEXT_TOKENS + THOUGHT_TOKENS, most) + branches
         cache_length = -(-wanted // CACHE_STEP) * CACHE_STEP
     if cache_length < picture + TEXT_TOKENS:
@@ -95,19 +96,30 @@ def picture_tokens(manifest: Manifest) -> int:
     return tokens
 
 
-def decoder_ranges(sizes: EngineSizes) -> dict[str, dict[str, Range]]:
-    """Profile -> dimension -> range; a cached length is a number in the graph."""
+def decoder_ranges(manifest: Manifest, sizes: EngineSizes) -> dict[str, dict[str, Range]]:
+    """Profile -> dimension -> range; the length of the cache is a number in the graph."""
     one = (1, 1, 1)
+    tokens = (1, sizes.chunk, max(sizes.chunk, _nodes_at_once(manifest)))
     return {
-        "prefill": {"sequence": (1, sizes.chunk, sizes.chunk), "rows": (1, 1, sizes.chunk)},
+        "prefill": {"sequence": tokens, "rows": (1, 1, _most_rows(manifest))},
         "decode": {"sequence": one, "rows": one},
     }
 
 
-def head_ranges(manifest: Manifest, sizes: EngineSizes) -> dict[str, dict[str, Range]]:
+def head_ranges(manifest: Manifest) -> dict[str, dict[str, Range]]:
     """Logits are large: no more rows at once than label scoring asks for."""
-    rows = min(sizes.chunk, chunk_nodes(manifest["decoder"]["vocab"]))
+    rows = _most_rows(manifest)
     return {"rows": {"rows": (1, rows, rows)}, "decode": {"rows": (1, 1, 1)}}
+
+
+def _most_rows(manifest: Manifest) -> int:
+    """Rows that get logits in one call."""
+    return max(BATCHES[-1], chunk_nodes(manifest["decoder"]["vocab"]))
+
+
+def _nodes_at_once(manifest: Manifest) -> int:
+    """Tokens of a call that scores labels: those that get logits, and what lies above them."""
+    return chunk_room(_most_rows(manifest), LONGEST_LABEL)
 
 
 def vision_ranges(manifest: Manifest, sizes: EngineSizes) -> dict[str, dict[str, Range]]:

@@ -199,10 +199,10 @@ def _complaint(error: Any) -> Complaint:
 
 def _logger(trt: Any, messages: Messages) -> Any:
     """An `ILogger` that keeps errors and warnings; the class needs the module, so it is made here."""
-    severities = {
-        int(trt.ILogger.INTERNAL_ERROR): messages.errors,
-        int(trt.ILogger.ERROR): messages.errors,
-        int(trt.ILogger.WARNING): messages.warnings,
+    kept = {
+        trt.ILogger.INTERNAL_ERROR: messages.errors,
+        trt.ILogger.ERROR: messages.errors,
+        trt.ILogger.WARNING: messages.warnings,
     }
 
     class Recorder(trt.ILogger):  # type: ignore[misc]
@@ -210,6 +210,6 @@ def _logger(trt: Any, messages: Messages) -> Any:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            severities.get(int(severity), []).append(message)
+            kept.get(severity, []).append(message)
 
     return Recorder()

@@ -4,7 +4,7 @@ In: a bundle's folder and what runs here (product, version, GPU). Out: the recor
 that says which are there. Knows files and digests; opens no engine and needs no library.
 
 A folder holds `vision.engine`, `decoder.engine`, `head.engine` (where the head is a graph of its own), `timing.cache`
-and `engine.json`. No manifest lists them: they are made from the bundle by `fgr-edge build`, on the device where they run.
+and `engine.json`. No manifest lists them: `fgr-edge build` makes them from the bundle, on the device that runs them.
 Engines of TensorRT-RTX may be for several generations of GPUs at once; their folder names the generations, not a GPU.
 """
 
@@ -51,7 +51,8 @@ class EngineFile:
         sha256, size_bytes: of that file.
         sources: graph and weights that it was made from, by their names in the bundle, and their SHA-256.
         profiles: in TensorRT's order.
-        stripped: whether the engine was built without its weights, which a refit puts in.
+        stripped: whether the engine was built without its weights. A refit puts them in from the graph as it was built,
+            which then lies beside the engine (`decoder.onnx`), with a link to the bundle's weights.
     """
 
     file: str
