@@ -13,6 +13,9 @@ import numpy as np
 from fgr_edge.runtime.rotary import IntArray
 
 
+UNREAD_ROW = np.zeros(1, np.int64)  # of a part without rows: graphs give logits of one row at least
+
+
 @dataclass(frozen=True, slots=True)
 class CallPart:
     """Tokens `start` to `stop`; rows: [R], which of them get logits, counted from `start`: perhaps none."""

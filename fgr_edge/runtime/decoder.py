@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
+from fgr_edge.runtime.call_parts import UNREAD_ROW, call_parts
 from fgr_edge.runtime.head import Head, LazyLogits
 from fgr_edge.runtime.rotary import IntArray, RotaryAngles, frequency_axes
 from fgr_edge.runtime.sessions.session import Buffer, Session
@@ -76,6 +77,8 @@ class Decoder:
         self._session = session
         self._head = head
         self.spec = spec
+        most_rows = (session.longest("logit_rows", 0), None if head is None else head.most_rows)
+        self._most_rows = min((most for most in most_rows if most is not None), default=None)  # of one call
         self._built_length = session.longest("past_key.0", 2)  # None where the cache may be of any length
         axes = frequency_axes(spec.mrope_section, interleaved=spec.mrope_interleaved)
         self._angles = RotaryAngles(spec.head_dim, spec.rope_theta, axes)
@@ -94,6 +97,16 @@ class Decoder:
         """cos and sin [count, D / 2] that the graph reads for the first `count` cache slots: copies."""
         cos, sin = (table.array[:count].astype(np.float32) for table in (self._cos, self._sin))
         return cos, sin
+
+    @property
+    def has_fixed_cache(self) -> bool:
+        """Whether the engine was built for a cache of one length."""
+        return self._built_length is not None
+
+    @property
+    def free(self) -> int:
+        """Slots of the cache behind the text so far."""
+        return self.capacity - self.length
 
     def most_tokens(self, branches: int = 0) -> int:
         """Tokens of prompt and answer that there may be, `branches` beside them: an engine's cache has a length."""
@@ -191,7 +204,7 @@ class Decoder:
 
     def forward(self, embeds: Floats, rows: IntArray, deepstack: Sequence[Floats] = ()) -> Floats:
         """Append S tokens whose rotary angles are in the table; logits [R, V] of `rows`, counted from the first."""
-        return _logits(self._run(embeds, rows, deepstack, None, None))
+        return self._several(embeds, rows, deepstack, None, None)
 
     def branch(self, embeds: Floats, rows: IntArray, slots: IntArray, mask: Floats) -> Floats:
         """Append S tokens of a tree below the text so far; `rewind` takes them back.
@@ -213,7 +226,34 @@ class Decoder:
             raise EngineError(
                 "decoder.onnx has no tree attention (an older bundle, or target cuda); export the bundle again for cpu"
             )
-        return _logits(self._run(embeds, rows, (), slots, mask))
+        return self._several(embeds, rows, (), slots, mask)
+
+    def _several(
+        self,
+        embeds: Floats,
+        rows: IntArray,
+        deepstack: Sequence[Floats],
+        slots: IntArray | None,
+        mask: Floats | None,
+    ) -> Floats:
+        """Logits [R, V] of `rows`, from as many calls as the engine needs."""
+        count = len(embeds)
+        parts = list(call_parts(count, rows, self._session.longest("inputs_embeds", 1), self._most_rows))
+        if len(parts) == 1:
+            return _logits(self._run(embeds, rows, deepstack, slots, mask))
+        found: list[Floats] = []
+        for part in parts:
+            span = slice(part.start, part.stop)
+            call = self._run(
+                embeds[span],
+                part.rows if len(part.rows) else UNREAD_ROW,
+                [layer[span] for layer in deepstack],
+                None if slots is None else slots[span],
+                None if mask is None else mask[span, : mask.shape[1] - (count - part.stop)],
+            )
+            if len(part.rows):
+                found.append(_logits(call).copy())
+        return np.concatenate(found)
 
     def _run(
         self,

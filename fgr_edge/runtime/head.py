@@ -54,6 +54,11 @@ class Head:
         self._session = session
         self.screen = screen
 
+    @property
+    def most_rows(self) -> int | None:
+        """Rows of one call at most; None where any number fits."""
+        return self._session.longest("hidden", 1)
+
     def bind(self, hidden: Buffer, logits: Buffer) -> Callable[[], None]:
         """A call that computes logits [1, R, V] from hidden [1, R, H], in place."""
         return self._session.bind({"hidden": hidden}, {"logits": logits})

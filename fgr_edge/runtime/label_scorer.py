@@ -129,7 +129,9 @@ class LabelScorer:
         """Cache slots that scoring needs beyond the text, with tree attention."""
         spec = self._decoder.spec
         deepest = self.longest + FRAME_TOKENS
-        most = max(BEST_FIRST_NODES, chunk_room(chunk_nodes(spec.vocab), deepest))
+        most = chunk_room(chunk_nodes(spec.vocab), deepest)
+        if not self._decoder.has_fixed_cache:  # one that was built with a length has no room for more than must be
+            most = max(BEST_FIRST_NODES, most)
         return min(most, len(self.labels.forms) * deepest) if spec.tree_attention else 0
 
     @property
@@ -154,7 +156,7 @@ class LabelScorer:
         """Score until the first `top_k` classes are certain and the rest is small; see `score_best`."""
         compiled, logits = self._enter(frame, logits, extend)
         weighting = self._weighting(frame, compiled, confidence)
-        room = min(BEST_FIRST_NODES, len(compiled.trie.inner))
+        room = min(BEST_FIRST_NODES, len(compiled.trie.inner), self._decoder.free)
         with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
             most = round(WORTH_SEARCHING * len(compiled.trie.inner))
             found = score_best(compiled.trie, logits, calls, weighting, top_k=top_k, tolerance=tolerance, most=most)

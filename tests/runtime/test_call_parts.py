@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -41,3 +44,23 @@ def test_parts_cover_all_tokens_and_rows_within_the_limits() -> None:
         assert np.concatenate([part.rows + part.start for part in parts]).tolist() == rows.tolist()
         assert all(0 < part.stop - part.start <= most_tokens and len(part.rows) <= most_rows for part in parts)
         assert all((part.rows < part.stop - part.start).all() for part in parts)
+
+
+def test_labels_scored_in_short_calls_score_alike(
+    nano_bundle: Callable[..., Path],
+    nano_labels: Path,
+    birds: Callable[[int], list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fgr_edge.runtime.recognizer import Recognizer
+    from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
+
+    bundle, picture = nano_bundle("fp32", nano_labels), birds(1)[0]
+    whole = Recognizer(bundle, threads=1)
+    expected, stages = whole.evidence(picture).log_probs, whole.stages(picture, max_new_tokens=12)
+    limits = {"inputs_embeds": 10, "logit_rows": 4}
+    monkeypatch.setattr(OnnxRuntimeSession, "longest", lambda self, name, axis: limits.get(name))
+    cut = Recognizer(bundle, threads=1)
+    np.testing.assert_allclose(cut.evidence(picture).log_probs, expected, atol=1e-4)
+    along = cut.stages(picture, along=stages.tokens.tolist())
+    np.testing.assert_allclose(along.token_logits, stages.token_logits, atol=1e-3)
