@@ -125,13 +125,12 @@ def _nodes_at_once(manifest: Manifest) -> int:
 def vision_ranges(manifest: Manifest, sizes: EngineSizes) -> dict[str, dict[str, Range]]:
     """Every picture, then the cameras'."""
     config = _image_config(manifest)
-    unit = config.patch_size * config.merge_size
-    least = max(1, -(-config.min_pixels // unit**2))
     most = picture_tokens(manifest)
     span = _window_span(manifest)
     square = min(_largest_grids(config), key=lambda grid: max(grid) / min(grid))
     any_picture = {
-        **_token_ranges(config, (least, square[0] * square[1], most)),
+        # Elongated pictures may have less than the least area: their sides are multiples of a token.
+        **_token_ranges(config, (1, square[0] * square[1], most)),
         "windows": (1, _windows(square, span), _most_windows(most, span)),
     }
     cameras = {}
