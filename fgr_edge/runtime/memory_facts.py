@@ -42,6 +42,7 @@ class MemoryFacts:
     Attributes:
         precision: scheme of each part by name.
         vision_bytes, decoder_bytes, head_bytes, screen_bytes: of weights; the head is the decoder's where it is inside.
+        patch_inputs: numbers in a patch, as the vision graph takes it.
         head_inside: whether the head is part of the decoder's graph.
         tokenizer_bytes: of tokenizer.json.
         cache_bytes, working_bytes: of one number in the KV cache, and of one between layers.
@@ -66,6 +67,7 @@ class MemoryFacts:
     vision_intermediate: int
     windowed: bool
     patch_px: int
+    patch_inputs: int
     merge: int
     vision_bytes: int
     decoder_bytes: int
@@ -180,6 +182,7 @@ def read_facts(manifest: Manifest, *, pixels: int | None = None, tokens: int | N
         vision_intermediate=widths["vision_intermediate"],
         windowed=manifest["vision"]["window_patches"] is not None,
         patch_px=image["patch_size"],
+        patch_inputs=3 * image["temporal_patch_size"] * image["patch_size"] ** 2,
         merge=image["merge_size"],
         vision_bytes=files.get("vision.onnx.data", 0),
         decoder_bytes=files.get("decoder.onnx.data", 0),

@@ -7,6 +7,7 @@ Formulas (P patches, S tokens prefilled at once, T cache slots; C, H widths of v
     KV cache            2 * layers * kv_heads * head_dim * T numbers
     vision, ONNX R.     54 * C * P numbers: 34 live in the first picture, whose arena stays, 21 in the block that the
                         allocator lays out for the second (measured on two towers, linear in P; attention decides)
+    picture             3 * patch_inputs * P numbers of 4 bytes, on the host: resized, cut into patches, kept
     prefill, ONNX R.    2 * (3 * I + 4 * H) * S numbers, likewise: the three rows of SwiGLU and four of the residual
     opening, ONNX R.    weights as they become the engine's, and the largest matrix once more (it is repacked)
     vision, TensorRT    21 * C * P numbers, and heads * P^2 where attention is decomposed (dialect basic)
@@ -32,6 +33,7 @@ SESSION_BYTES = 8 * MIB  # each graph that ONNX Runtime opens, without its weigh
 TOKENIZER_FACTOR = 13.3  # resident bytes of a byte of tokenizer.json: 76 MiB for the Qwen vocabulary
 VISION_ROWS = 54  # of C numbers for a patch
 VISION_LIVE_ROWS = 21
+PICTURE_COPIES = 3
 CUDA_CONTEXT_BYTES = 350 * MIB
 TENSORRT_BYTES = 450 * MIB  # code of libnvinfer, on the host
 HEAD_TACTIC_BYTES = 3.45  # of a weight of the head: 1 GiB, in one piece, for the 3B model's
@@ -143,6 +145,7 @@ def _run_items(facts: MemoryFacts, device: PlanDevice) -> list[Item]:
         Item(f"KV cache, {facts.cache_slots:,} tokens", _cache_bytes(facts), "run", place, "exact"),
         Item(f"vision, {facts.patches:,} patches", vision, "run", place, basis),
         Item(f"prefill, {facts.prefill_tokens:,} tokens at once", prefill, "run", place, basis),
+        Item("picture", PICTURE_COPIES * facts.patch_inputs * facts.patches * 4, "run", "host", "measured"),
         Item("process", process, "run", "host", "measured"),
         Item("tokenizer", int(facts.tokenizer_bytes * TOKENIZER_FACTOR), "run", "host", "measured"),
     ]

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.memory_plan import facts_of
+from benchmarks.random_checkpoint import QWEN_3B
 from fgr_edge.errors import BundleError, ConfigError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.memory_advice import advised, plan_table
-from fgr_edge.runtime.memory_facts import MemoryFacts, read_facts
+from fgr_edge.runtime.memory_facts import MemoryFacts, Target, read_facts
 from fgr_edge.runtime.memory_plan import plan_memory
 from fgr_edge.runtime.plan_devices import DEVICES, GIB, PlanDevice, find_device
 from tests.command import Done
@@ -39,23 +41,9 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
 
 
-def facts_3b(target: str = "cpu", precision: str = "int8", **changed: Any) -> MemoryFacts:
+def facts_3b(target: Target = "cpu", precision: str = "int8", **changed: Any) -> MemoryFacts:
     """Qwen2.5-VL-3B in one precision, asked about 640 x 480."""
-    bytes_per_weight = {"int8": 1 + 4 / 128, "int4-128": 0.5 + 4.5 / 128, "fp16": 2.0}
-    facts = MemoryFacts(
-        target=target,  # type: ignore[arg-type]
-        precision=dict.fromkeys(("vision", "decoder", "head"), precision),
-        layers=36, hidden=2048, heads=16, kv_heads=2, head_dim=128, intermediate=11008, vocab=151936,
-        vision_depth=32, vision_hidden=1280, vision_heads=16, vision_intermediate=3420, windowed=True,
-        patch_px=14, merge=2, vision_bytes=0, decoder_bytes=0, head_bytes=0, screen_bytes=0, head_inside=True,
-        tokenizer_bytes=5_969_026, cache_bytes=4 if target == "cpu" else 2, working_bytes=4 if target == "cpu" else 2,
-        decomposed=False, pixels=644 * 476, tokens=512, prefill_tokens=430,
-    )  # fmt: skip
-    vision, body, head = (
-        round(facts.weights(part) * bytes_per_weight["int8" if part == "vision" else precision])
-        for part in ("vision", "decoder", "head")  # type: ignore[arg-type]
-    )
-    return replace(facts, vision_bytes=vision, decoder_bytes=body + head, **changed)
+    return replace(facts_of(QWEN_3B, target, precision), **changed)
 
 
 @pytest.mark.parametrize(("name", "precision"), [("export_3b", "int8"), ("awq_3b", "int4-128")])
