@@ -14,6 +14,8 @@ not been measured makes its row or its table disappear: nothing in them is writt
     scheme_pairs     of these, weights fitted to photographs against the same layout rounded to nearest
     schemes_short    of these, the precisions of the command line, and int4 rounded to nearest
     cold_start  result of cold_start.py, `cold_start.json`
+    peers       results of compare_peers.py, `peers_*.json`, one row a contender, and what could not be measured
+    peer_bars   of these, what this runtime promises beside the best peer
     export_3b   result of export_3b.py, `export_3b.json`
     awq_3b      result of awq_3b.py, `awq_3b.json`
     bench       results of `fgr-edge bench -o json`, `bench_*.json`, one row a bundle
@@ -38,6 +40,7 @@ from typing import Any
 
 from benchmarks.bench_rows import HEAD as BENCH_HEAD
 from benchmarks.bench_rows import bench_rows
+from benchmarks.peers.rows import absent_lines, bar_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
 
@@ -219,6 +222,21 @@ def _mb(size: int | None) -> str:
     return "-" if size is None else cell(size / 1e6)
 
 
+def peers(results: Results) -> str:
+    """Other engines beside this runtime, one table a checkpoint."""
+    tables = ["\n".join([markdown(*peer_rows(d)), "", *absent_lines(d)]).rstrip() for d in _peers(results)]
+    return "\n\n".join(tables) or UNKNOWN
+
+
+def peer_bars(results: Results) -> str:
+    """What this runtime promises, and whether the runs kept it."""
+    return "\n\n".join(markdown(*bar_rows(document)) for document in _peers(results)) or UNKNOWN
+
+
+def _peers(results: Results) -> list[dict[str, Any]]:
+    return [document for name, document in results.items() if name.startswith("peers_")]
+
+
 def _gib(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**30:.2f} GiB"
 
@@ -360,6 +378,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "cold_start": cold_start,
     "export_3b": export_3b,
     "awq_3b": awq_3b,
+    "peers": peers,
+    "peer_bars": peer_bars,
     "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
     "footprint": footprint,
     "goes_with": goes_with,

@@ -1,0 +1,58 @@
+"""Rows of the README tables from documents of `compare_peers.py`: what everybody did, and the promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.report import cell
+
+Rows = Sequence[Sequence[str]]
+HEAD = ("decode, tokens/s", "prompt, ms", "picture, ms", "labels, ms", "peak, MiB", "error")
+BAR_HEAD = ("this runtime", "best peer", "ratio", "wanted", "")
+
+
+def peer_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Rows]:
+    """Everybody's figures; who takes no part is left to `absent_rows`."""
+    rows = []
+    for name, row in document["contenders"].items():
+        if row["reason"] is None:
+            peak = None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20
+            rows.append(
+                [
+                    f"**{name}**" if row["peer"] == "fgr_edge" else name,
+                    cell(row["decode_tokens_per_s"]),
+                    cell(row["first_token_ms"]["p50"], 0),
+                    cell(row["picture_ms"]["p50"], 0),
+                    cell(row["labels_ms"]["p50"], 0),
+                    cell(peak, 0),
+                    cell(row["check"]["error"], 4),
+                ]
+            )
+    title = f"{document['checkpoint']}, medians of {document['rounds']}"
+    return [title, *HEAD], rows
+
+
+def bar_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Rows]:
+    """One row a promise."""
+    rows = [
+        [
+            bar["measure"],
+            bar["ours"],
+            bar["peer"],
+            cell(bar["ratio"], 2, "x"),
+            cell(bar["wanted"], 1, "x"),
+            "met" if bar["met"] else "missed",
+        ]
+        for bar in document["bars"]
+    ]
+    return [document["checkpoint"], *BAR_HEAD], rows
+
+
+def absent_lines(document: Mapping[str, Any]) -> list[str]:
+    """What was not measured, and why."""
+    lines = []
+    for name, row in document["contenders"].items():
+        reasons = {"": row["reason"]} if row["reason"] else row["missing"]
+        lines += [f"- {name}{what and ', ' + what}: {why}" for what, why in reasons.items()]
+    return lines
