@@ -7,6 +7,7 @@ order of `fgr-edge --help`; what they need they import when they are called.
 from fgr_edge.cli.root import app, main
 from fgr_edge.cli import export
 from fgr_edge.cli import build
+from fgr_edge.cli import tune
 from fgr_edge.cli import inspect
 from fgr_edge.cli import verify
 from fgr_edge.cli import recognize

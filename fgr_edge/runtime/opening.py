@@ -17,8 +17,10 @@ from fgr_edge.runtime.engine_record import Product, check_sources, find_engines
 from fgr_edge.runtime.sessions.onnxruntime import Device as OnnxRuntimeDevice
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.session import Session
+from fgr_edge.runtime.sessions.settings import SessionSettings
 from fgr_edge.runtime.sessions.tensorrt import TensorRTSession
 from fgr_edge.runtime.sessions.tensorrt_library import Library
+from fgr_edge.runtime.tuning import tuned_settings
 
 Device = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
@@ -38,12 +40,15 @@ class Graphs:
     cache_on_host: bool = False
 
 
-def open_graphs(bundle: Bundle, device: Device | None, threads: int | None) -> Graphs:
+def open_graphs(
+    bundle: Bundle, device: Device | None, threads: int | None, settings: SessionSettings | None = None
+) -> Graphs:
     """Open the engine for `bundle`.
 
     Args:
         device: None takes the bundle's target; "cpu" runs every bundle, on ONNX Runtime: the reference of its numbers.
-        threads: for one operator of ONNX Runtime; None takes one per core.
+        threads: for one operator of ONNX Runtime; None takes that of `settings`.
+        settings: of ONNX Runtime on the CPU; None takes those that `fgr-edge tune` found here.
 
     Raises:
         EngineError, MissingExtraError: the engine is missing, or there is none for this bundle.
@@ -51,8 +56,10 @@ def open_graphs(bundle: Bundle, device: Device | None, threads: int | None) -> G
     chosen = device or bundle.manifest["target"]
     if chosen in ("cpu", "cuda"):
         onnxruntime_device = cast(OnnxRuntimeDevice, chosen)
+        if settings is None:
+            settings = tuned_settings(bundle) if chosen == "cpu" else SessionSettings()
         return Graphs(
-            lambda name: OnnxRuntimeSession(bundle.file(name), onnxruntime_device, threads),
+            lambda name: OnnxRuntimeSession(bundle.file(name), onnxruntime_device, threads, settings),
             exact_float32=chosen == "cpu",
             cache_on_host=chosen == "cpu",
         )
@@ -69,7 +76,8 @@ def _open_engines(bundle: Bundle, product: Product) -> Graphs:
     target = bundle.manifest["target"]
     if target not in ("tensorrt", "tensorrt-rtx"):
         raise EngineError(
-            f"the bundle is for target {target!r}, whose graphs {product} does not build; export it with --target {product}"
+            f"the bundle is for target {target!r}, whose graphs {product} does not build; export it with "
+            f"--target {product}"
         )
     library = Library(product)
     gpu = library.cuda.gpu

@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from fgr_edge.errors import EngineError, MissingExtraError
 from fgr_edge.runtime.sessions.session import Array, Buffer
+from fgr_edge.runtime.sessions.settings import SessionSettings
 
 Device = Literal["cpu", "cuda"]
+_DEFAULT_SETTINGS = SessionSettings()
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -45,6 +47,23 @@ def _load_cuda_libraries(ort: Any) -> None:
     if preload is not None:
         with contextlib.redirect_stdout(sys.stderr):
             preload(directory="")
+
+
+def _session_options(ort: Any, threads: int | None, settings: SessionSettings) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Graphs with QuantizeLinear pairs are for engines that fuse them. Here they run as written, as their reference:
+    # onnxruntime 1.31 would quantize the inputs of weight-only layers, and its fusion of FP8 pairs does not load.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if settings.spinning == "during calls":
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    elif settings.spinning == "never":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = settings.arena
+    threads = settings.threads if threads is None else threads
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 class HostBuffer:
@@ -81,14 +100,21 @@ class OnnxRuntimeSession:
     Args:
         path: the graph; its external data lies beside it and is memory-mapped.
         device: "cpu" or "cuda"; CUDA is not silently replaced by the CPU.
-        threads: for one operator; None takes one per physical core.
+        threads: for one operator; None takes that of `settings`.
+        settings: of the CPU's use; measured by `fgr-edge tune`.
 
     Raises:
         MissingExtraError: no onnxruntime package is installed.
         EngineError: the engine cannot load the graph, or the device is not there.
     """
 
-    def __init__(self, path: Path, device: Device = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: Device = "cpu",
+        threads: int | None = None,
+        settings: SessionSettings = _DEFAULT_SETTINGS,
+    ) -> None:
         ort = self._ort = _onnxruntime()
         self._errors = _errors_of(ort)
         self._name = path.name
@@ -101,16 +127,7 @@ class OnnxRuntimeSession:
             )
         if device == "cuda":
             _load_cuda_libraries(ort)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # The vision and decoder sessions take turns on the same cores: a worker that spins on after its call halves the
-        # speed of the other's (vision of nano 15 -> 7 ms on 2 cores).
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Graphs with QuantizeLinear pairs are for engines that fuse them. Here they run as written, as their reference:
-        # onnxruntime 1.31 would quantize the inputs of weight-only layers, and its fusion of FP8 pairs does not load.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options = _session_options(ort, threads, settings)
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except self._errors as error:
