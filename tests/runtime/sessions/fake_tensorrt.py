@@ -35,15 +35,27 @@ Ranges = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
 
 def write_engine(
-    path: Path, graph: Path, version: str, profiles: Sequence[Ranges], fixed: Mapping[str, int] | None = None
+    path: Path,
+    graph: Path,
+    version: str,
+    profiles: Sequence[Ranges],
+    fixed: Mapping[str, int] | None = None,
+    on_host: Sequence[str] = (),
 ) -> None:
     """A file that the fake library of `version` opens.
 
     Args:
         profiles: by input, smallest, usual and largest shape.
         fixed: named dimensions that are numbers in the engine.
+        on_host: inputs that it reads on the CPU.
     """
-    plan = {"graph": str(graph), "version": version, "profiles": list(profiles), "fixed": dict(fixed or {})}
+    plan = {
+        "graph": str(graph),
+        "version": version,
+        "profiles": list(profiles),
+        "fixed": dict(fixed or {}),
+        "on_host": list(on_host),
+    }
     path.write_text(json.dumps(plan))
 
 
@@ -177,7 +189,7 @@ class FakeEngine(Offered):
 
     def get_tensor_location(self, name: str) -> Any:
         location: Any = self._library.TensorLocation
-        return location.HOST if name in self._plan.get("on_host", ()) else location.DEVICE
+        return location.HOST if name in self._plan["on_host"] else location.DEVICE
 
     def get_tensor_dtype(self, name: str) -> Any:
         return getattr(self._library.DataType, _TYPES[self._values[name].type][0])
@@ -273,10 +285,22 @@ class FakeContext(Offered):
             self._ran = dict(self._shapes)
         shapes = {name: self.get_tensor_shape(name) for name in engine._values}
         addresses = dict(self._addresses)
-        self._cuda.enqueue(lambda: self._compute(shapes, addresses))
+        # Read now: what stands there when the stream comes to it is too late.
+        host = {name: self._host(name, shapes[name]) for name in engine._plan["on_host"]}
+        self._cuda.enqueue(lambda: self._compute(shapes, addresses, host))
         return True
 
-    def _compute(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
+    def _host(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        kind = np.dtype(self._engine._numpy(name))
+        block = self._cuda.pinned[self._addresses[name]]
+        return block[: int(np.prod(shape)) * kind.itemsize].view(kind).reshape(shape).copy()
+
+    def _compute(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        addresses: Mapping[str, int],
+        host: Mapping[str, npt.NDArray[Any]],
+    ) -> None:
         engine, cuda = self._engine, self._cuda
         assert self._activations is not None
         cuda.device[self._activations[0]][:ACTIVATION_BYTES] = 0xEE  # nobody else's numbers may be there
@@ -287,7 +311,7 @@ class FakeContext(Offered):
             return cuda.device[addresses[name]][:count].view(kind).reshape(shapes[name])
 
         outputs = [name for name in engine._values if name not in engine._inputs]
-        found = engine._session.run(outputs, {name: tensor(name) for name in engine._inputs})
+        found = engine._session.run(outputs, {name: tensor(name) for name in engine._inputs if name not in host} | host)
         for name, value in zip(outputs, found, strict=True):
             tensor(name)[...] = value
         self._runs += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,10 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(installed: Install, graph: Path, tmp_path: Path) -> Callable[..., TensorRTSession]:
     """`opened("10.3.0")`: the cache's engine, for calls of one row and of up to eight."""
 
-    def open_session(version: str = "11.4.0.106", *profiles: Ranges) -> TensorRTSession:
+    def open_session(version: str = "11.4.0.106", *profiles: Ranges, on_host: Sequence[str] = ()) -> TensorRTSession:
         installed(version)
-        write_engine(tmp_path / "cache.engine", graph, version, profiles or (PREFILL, DECODE), {"cache_length": SLOTS})
+        profiles, fixed = profiles or (PREFILL, DECODE), {"cache_length": SLOTS}
+        write_engine(tmp_path / "cache.engine", graph, version, profiles, fixed, on_host)
         library = Library("tensorrt-rtx" if version.startswith("rtx-") else "tensorrt")
         engine = library.read_engine(tmp_path / "cache.engine")
         library.share_activations([engine])
@@ -137,6 +138,7 @@ def test_one_row_is_captured_after_a_warm_up_and_then_launched(
     cuda.calls.clear()
     assert cache.sum(2, 1.0) == 3
     assert [name for name in cuda.calls if "Graph" in name or "Capture" in name] == ["cudaGraphLaunch"]
+    assert sum(context._runs for context in cache.session.library._trt._contexts) == 3, "none was run twice"
 
 
 def test_longer_calls_are_not_captured(opened: Callable[..., TensorRTSession], cuda: FakeCuda) -> None:
@@ -197,6 +199,14 @@ def test_what_cannot_be_captured_runs_without_and_says_so(
     assert [record.message for record in caplog.records] == [
         "cache.engine cannot be captured as a CUDA graph and runs without"
     ]
+    assert cuda.graphs == 0
+
+
+def test_what_an_engine_reads_on_the_cpu_is_not_captured_with_its_value(
+    opened: Callable[..., TensorRTSession], cuda: FakeCuda
+) -> None:
+    cache = Cache(opened(on_host=["start"]))
+    assert [cache.sum(place, 1.0) for place in range(5)] == [1, 2, 3, 4, 5]
     assert cuda.graphs == 0
 
 
