@@ -28,7 +28,7 @@ from fgr_edge.bench.pictures import open_pictures
 from fgr_edge.bench.rounds import Rounds, run_rounds
 from fgr_edge.bench.spread import rounded
 from fgr_edge.bench.starts import Starter, measure_starts, processes
-from fgr_edge.bench.tokens import TokenRunner
+from fgr_edge.bench.tokens import TokenRunner, prompt_tokens
 from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.opening import Device
@@ -108,6 +108,7 @@ def bench(config: BenchConfig, progress: ProgressBar) -> Document:
     _check_positions(config, bundle)
     with TemporaryDirectory(prefix="fgr-edge-bench-") as folder:
         pictures = open_pictures(config.images, Path(folder))
+        _check_room(config, prompt_tokens(bundle, pictures[0]), bundle)
         return _bench(config, bundle, pictures, progress, start)
 
 
@@ -119,7 +120,6 @@ def _bench(
     recognizer = _open(config)
     asker = Asker(recognizer, pictures, config.cascade_below, config.think_budget)
     tokens = TokenRunner(recognizer)
-    _check_room(config, tokens.prompt_tokens(pictures[0]), bundle)
     device = facts.device_of(bundle, config.device)
     bandwidth = ReadBandwidth(config.threads) if device == "cpu" else None
     jobs = Rounds(asker, tokens, pictures, config.modes, config.prompt_tokens, config.new_tokens)
@@ -222,11 +222,11 @@ def _check_positions(config: BenchConfig, bundle: Bundle) -> None:
             )
 
 
-def _check_room(config: BenchConfig, prompt_tokens: int, bundle: Bundle) -> None:
+def _check_room(config: BenchConfig, read: int, bundle: Bundle) -> None:
     most = bundle.manifest["decoder"]["max_positions"]
     for count in config.new_tokens:
-        if prompt_tokens + count > most:
+        if read + count > most:
             raise ConfigError(
-                f"-n asks for {count} tokens after the {prompt_tokens} of the picture's prompt, the model has "
-                f"positions for {most}; give -n {max(0, most - prompt_tokens)} at most, or a smaller picture"
+                f"-n asks for {count} tokens after the {read} of the picture's prompt, the model has "
+                f"positions for {most}; give -n {max(0, most - read)} at most, or a smaller picture"
             )

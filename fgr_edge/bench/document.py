@@ -29,7 +29,12 @@ class Subject(TypedDict):
 
 
 class Settings(TypedDict):
-    """How. threads: of one operator, as given; None took one per core. think_budget: None let thoughts end alone."""
+    """How.
+
+    Attributes:
+        threads: of one operator, as given; None left it to the runtime.
+        think_budget: None let thoughts end by themselves.
+    """
 
     prompt_tokens: list[int]
     new_tokens: list[int]

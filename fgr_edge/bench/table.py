@@ -95,7 +95,7 @@ def fact_rows(document: Document) -> list[tuple[str, str]]:
     bundle, settings, machine = document["bundle"], document["settings"], document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     pictures = f"{len(settings['pictures'])} {'drawn' if settings['pictures_drawn'] else 'given'}"
-    threads = "one per core" if settings["threads"] is None else str(settings["threads"])
+    threads = "as the runtime chooses" if settings["threads"] is None else str(settings["threads"])
     hardware = (
         machine["cpu"] or "unknown CPU",
         f"{machine['cores']} cores",

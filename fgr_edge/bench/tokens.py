@@ -13,8 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fgr_edge.runtime.bundle import TOKENIZER, Bundle
+from fgr_edge.runtime.image import ImageConfig, load_image
+from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
 from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.resize import target_size
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
+from fgr_edge.runtime.specs import read_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,20 @@ class DecodeRun:
     context_start_tokens: int
     token_ms: tuple[float, ...]
     full_head_tokens: int | None
+
+
+def prompt_tokens(bundle: Bundle, picture: Path) -> int:
+    """Of the picture's prompt in reason mode; opens no graph.
+
+    Raises:
+        ImageError: the picture cannot be opened.
+    """
+    manifest = bundle.manifest
+    image, numbers = load_image(picture), read_spec(ImageConfig, manifest["image"], "image")
+    side_px = numbers.patch_size * numbers.merge_size
+    height, width = target_size(image.height, image.width, numbers)
+    prompts = PromptBuilder(bundle.file(TOKENIZER), read_spec(PromptSpec, manifest["prompt"], "prompt"))
+    return len(prompts.build(None, "reason", (height // side_px) * (width // side_px)).ids)
 
 
 class TokenRunner:
@@ -41,11 +60,6 @@ class TokenRunner:
         embeds = recognizer._embedding.gather(ids)
         recognizer._decoder.prefill(embeds, np.tile(np.arange(tokens), (3, 1)), max_new_tokens=0)
         return (time.perf_counter() - start) * 1e3
-
-    def prompt_tokens(self, picture: Path) -> int:
-        """Of the picture's prompt in reason mode."""
-        recognizer = self._recognizer
-        return len(recognizer._prompts.build(None, "reason", len(recognizer.see(picture).tokens)).ids)
 
     def read(self, picture: Path, room: int) -> None:
         """Read the picture's prompt in reason mode, with room for so many tokens after it."""

@@ -19,6 +19,7 @@ from fgr_edge.bench.document import Document
 from fgr_edge.bench.page import check_writable, page, write_page
 from fgr_edge.bench.plots import figures
 from fgr_edge.bench.table import COLUMNS, comma_separated, markdown, printed, rows
+from fgr_edge.bench.tokens import prompt_tokens
 from fgr_edge.bench.traffic import Traffic
 from fgr_edge.errors import ConfigError, ImageError, StorageError
 from fgr_edge.runtime.bundle import Bundle
@@ -200,6 +201,12 @@ def test_more_tokens_than_positions_are_refused_before_anything_is_measured(bund
     for counts in ({"new_tokens": (2000,)}, {"prompt_tokens": (1025,)}):
         with pytest.raises(ConfigError, match="positions for 1024"):
             bench(BenchConfig(bundle, birds_folder, **counts), no_bar)  # type: ignore[arg-type]
+
+
+def test_a_prompt_is_counted_as_the_recognizer_counts_it(document: Document, bundle: Path, birds_folder: Path) -> None:
+    counted = prompt_tokens(Bundle.open(bundle), birds_folder / "0.png")
+    assert document["answers"]["reason"]["stages"]["prompt_tokens"]["p50"] == counted
+    assert document["decode"][0]["context_start_tokens"] == counted
 
 
 def test_a_prompt_that_leaves_too_few_positions_names_what_fits(bundle: Path, birds_folder: Path) -> None:
