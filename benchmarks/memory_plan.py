@@ -81,7 +81,7 @@ def runs(checkpoint: Path, folder: Path) -> Iterator[dict[str, Any]]:
         bundle = export(checkpoint, "cpu", precision, folder)
         measured = run_child([sys.executable, "-c", ANSWER, str(bundle), *pictures]).peak_bytes
         facts = read_facts(Bundle.open(bundle).manifest, pixels=PIXELS)
-        facts = replace(facts, tokens=min(facts.tokens, facts.prompt_tokens + NEW_TOKENS))
+        facts = replace(facts, tokens=min(facts.tokens, facts.prompt_tokens + NEW_TOKENS), branches=0)
         yield row(f"{checkpoint.name}, {precision}, answer", plan_memory(facts, ROOMY).run_bytes, measured)
 
 
@@ -117,7 +117,7 @@ def facts_of(shape: Shape, target: Target, scheme: str, *, tokens: int = 512) ->
         patch_px=shape.patch, patch_inputs=3 * shape.temporal_patch * shape.patch**2, merge=shape.merge,
         vision_bytes=0, decoder_bytes=0, head_bytes=0, screen_bytes=0, head_inside=on_cpu, tokenizer_bytes=5_969_026,
         cache_bytes=4 if on_cpu else 2, working_bytes=4 if on_cpu else 2, decomposed=False,
-        pixels=PIXELS, tokens=tokens, prefill_tokens=0,
+        pixels=PIXELS, tokens=tokens, prefill_tokens=0, branches=0,
     )  # fmt: skip
     vision = round(facts.weights("vision") * BYTES_PER_WEIGHT[schemes["vision"]])
     body, head = (round(facts.weights(part) * BYTES_PER_WEIGHT[scheme]) for part in ("decoder", "head"))

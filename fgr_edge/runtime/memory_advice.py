@@ -52,7 +52,7 @@ def _changes(facts: MemoryFacts) -> Iterator[Change]:
             words.append("int4")
     for answer in ANSWERS:
         shorter = _rounded(facts.prompt_tokens + answer)
-        if shorter < facts.cache_slots:
+        if shorter < facts.tokens:
             yield f"shorter sequences: --max-tokens {shorter}", facts.changed(tokens=shorter), 1
     if facts.target in ("tensorrt", "tensorrt-rtx"):
         yield f"the head built in {HEAD_PARTS} parts", facts, HEAD_PARTS

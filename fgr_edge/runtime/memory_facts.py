@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from fgr_edge.errors import BundleError, ConfigError
+from fgr_edge.runtime.label_scores import BEST_FIRST_NODES
 from fgr_edge.runtime.manifest import Manifest
 
 Target = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
@@ -50,6 +51,7 @@ class MemoryFacts:
         pixels: of the largest picture after resizing.
         tokens: longest sequence, picture and answer together.
         prefill_tokens: that go through the decoder at once, at most.
+        branches: cache slots for nodes of the labels' trie, beyond `tokens`.
     """
 
     target: Target
@@ -81,6 +83,7 @@ class MemoryFacts:
     pixels: int
     tokens: int
     prefill_tokens: int
+    branches: int = BEST_FIRST_NODES
 
     @property
     def patches(self) -> int:
@@ -100,7 +103,7 @@ class MemoryFacts:
     @property
     def cache_slots(self) -> int:
         """Of the KV cache."""
-        return -(-self.tokens // CACHE_STEP) * CACHE_STEP
+        return -(-(self.tokens + self.branches) // CACHE_STEP) * CACHE_STEP
 
     @property
     def weight_bytes(self) -> int:

@@ -12,6 +12,7 @@ Formulas (P patches, S tokens prefilled at once, T cache slots; C, H widths of v
     opening, ONNX R.    weights as they become the engine's, and the largest matrix once more (it is repacked)
     vision, TensorRT    21 * C * P numbers, and heads * P^2 where attention is decomposed (dialect basic)
     prefill, TensorRT   (3 * I + 4 * H) * S numbers, and heads * S * T likewise
+                        (the larger of both: all engines share one block of memory)
     build               see `BUILD`: a base and a multiple of the largest graph's weights, and the head's tactics
 Where a number comes from is said in each item: "exact", "measured" on a CPU of this kind, or "assumed".
 """
@@ -140,10 +141,12 @@ def _run_items(facts: MemoryFacts, device: PlanDevice) -> list[Item]:
     process = PROCESS_BYTES + (0 if engine else sessions * SESSION_BYTES)
     basis: Basis = "assumed" if on_gpu else "measured"
     vision, prefill = _activation_bytes(facts)
+    if engine:  # all engines run in one block of memory, one after another
+        vision, prefill = max(vision - prefill, 0), prefill
     items = [
         Item("weights", facts.weight_bytes, "run", place, "exact"),
         Item(f"KV cache, {facts.cache_slots:,} tokens", _cache_bytes(facts), "run", place, "exact"),
-        Item(f"vision, {facts.patches:,} patches", vision, "run", place, basis),
+        Item(f"vision, {facts.patches:,} patches{', beyond prefill' if engine else ''}", vision, "run", place, basis),
         Item(f"prefill, {facts.prefill_tokens:,} tokens at once", prefill, "run", place, basis),
         Item("picture", PICTURE_COPIES * facts.patch_inputs * facts.patches * 4, "run", "host", "measured"),
         Item("process", process, "run", "host", "measured"),
