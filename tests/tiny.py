@@ -339,6 +339,8 @@ def recorded(recognizer: Recognizer) -> list[int]:
 
     recognizer._extend = recording(extend)  # type: ignore[method-assign]
     recognizer._advance = recording(advance)  # type: ignore[method-assign]
+    if recognizer._speculation is not None:
+        recognizer._speculation.advance = recording(recognizer._speculation.advance)  # type: ignore[method-assign]
     return fed
 
 

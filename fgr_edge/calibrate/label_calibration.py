@@ -31,6 +31,7 @@ from fgr_edge.runtime.confidence import CONFIDENCE, MODES, SCHEMA_VERSION, softm
 from fgr_edge.runtime.label_scorer import compile_frames
 from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.outliers import OutlierDetector, outliers_file
+from fgr_edge.runtime.phrases import PHRASES, save_phrases
 from fgr_edge.runtime.prompt import Mode, PromptBuilder, PromptSpec
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.specs import read_spec
@@ -147,7 +148,7 @@ def calibrate_labels(config: CalibrationConfig, progress: ProgressBar) -> Report
     for one in fitted:
         for note in one.report["notes"]:
             log.warning("%s mode: %s", one.report["mode"], note)
-    _store(bundle, labels, kept, fitted, prompts)
+    _store(bundle, labels, kept, fitted, prompts, scored.thoughts)
     return {
         "bundle": str(config.bundle),
         "data": str(config.data),
@@ -247,7 +248,12 @@ def _kept_modes(bundle: Bundle, labels: LabelSet, config: CalibrationConfig) -> 
 
 
 def _store(
-    bundle: Bundle, labels: LabelSet, kept: dict[str, Any], fitted: Sequence[FittedMode], prompts: PromptBuilder
+    bundle: Bundle,
+    labels: LabelSet,
+    kept: dict[str, Any],
+    fitted: Sequence[FittedMode],
+    prompts: PromptBuilder,
+    thoughts: Sequence[str],
 ) -> None:
     modes = kept | {str(one.report["mode"]): stored_mode(one, labels) for one in fitted}
     document = {"schema_version": SCHEMA_VERSION, "labels_sha256": labels.sha256, "modes": modes}
@@ -256,6 +262,9 @@ def _store(
         amendment.write_json(CONFIDENCE, document)
         for one in fitted:
             np.savez(amendment.path(outliers_file(one.report["mode"])), **one.outliers.arrays())  # type: ignore[arg-type]
+        if thoughts:
+            texts = [prompts.encode_text(thought) for thought in thoughts]
+            save_phrases(amendment.path(PHRASES), texts, bundle.manifest["files"][TOKENIZER]["sha256"])
         for mode in MODES:
             if mode not in modes:
                 amendment.remove(outliers_file(mode))  # of labels that the bundle had before

@@ -28,12 +28,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """log_probs: [N, C] by mode; features: [N, F]; classes: [N]; skipped: photographs that could not be opened."""
+    """log_probs: [N, C] by mode; features: [N, F]; classes: [N]; skipped: photographs that could not be opened.
+
+    thoughts: N of them in reason mode, or none.
+    """
 
     log_probs: dict[Mode, Floats]
     features: npt.NDArray[np.float32]
     classes: Ints
     skipped: list[Skipped]
+    thoughts: tuple[str, ...] = ()
 
 
 def score_pictures(
@@ -59,6 +63,7 @@ def score_pictures(
         np.stack([evidence[modes[0]].features for _, evidence in found]),
         np.array([classes[index] for index, _ in found], np.int64),
         skipped,
+        tuple(evidence["reason"].text for _, evidence in found) if "reason" in modes else (),
     )
 
 

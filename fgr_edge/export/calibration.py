@@ -72,12 +72,14 @@ class CalibrationResult:
         statistics: of the original, before folding; lasts as long as the folder it is in.
         report: JSON: where the pictures come from, their digest, what was read and folded, seconds of each stage;
             `thoughts_by` is the scheme of the decoder that wrote the thoughts.
+        thoughts: token ids of each, as far as there are any.
     """
 
     model: Model
     plan: Plan
     statistics: Statistics
     report: dict[str, Any]
+    thoughts: tuple[list[int], ...] = ()
 
 
 def calibrate(
@@ -106,7 +108,8 @@ def calibrate(
     statistics = run.observe(reference)
     folded, scales = run.scaled(statistics, method)
     inputs = statistics.divided(scales)
-    return CalibrationResult(folded, replace(plan, inputs=inputs.inputs), statistics, run.report(method, scales))
+    plan, report = replace(plan, inputs=inputs.inputs), run.report(method, scales)
+    return CalibrationResult(folded, plan, statistics, report, run.thoughts)
 
 
 @dataclass(slots=True)
@@ -116,6 +119,7 @@ class _Calibration:
     plan: Plan
     folder: Path
     options: CalibrationOptions
+    thoughts: tuple[list[int], ...] = ()
     _thinker: str | None = None
     _seconds: dict[str, float] = field(default_factory=dict)
     _tokens: dict[str, int] = field(default_factory=dict)
@@ -138,12 +142,13 @@ class _Calibration:
         with self._stage("pictures", len(chosen) * model.vision_dims.depth) as step:
             seen = run.see([picture.path for picture in chosen], image, step)
         feeder = TextFeeder(prompts, model.embedding)
+        self.thoughts = tuple(prompts.encode_text(thought) for thought in thoughts if thought)
         texts = [feeder.calls(*row) for row in zip(chosen, seen, thoughts, strict=True)]
         with self._stage("texts", len(chosen) * model.decoder_dims.layers) as step:
             run.read(texts, step)
         self._tokens = {
             "picture_tokens": sum(len(embeds.tokens) for embeds in seen),
-            "thought_tokens": sum(len(prompts.encode_text(thought)) for thought in thoughts),
+            "thought_tokens": sum(map(len, self.thoughts)),
             "read_tokens": sum(len(call.embeds) for calls in texts for call in calls),
         }
         scratch.rmdir()

@@ -29,7 +29,7 @@ from fgr_edge.data.labelled import LabelledPicture
 from fgr_edge.errors import ConfigError, MissingExtraError, ParityError
 from fgr_edge.export.adapters import with_adapter
 from fgr_edge.export.assembly import BundleOptions, check_tensors
-from fgr_edge.export.calibration import CalibrationOptions, calibrate
+from fgr_edge.export.calibration import CalibrationOptions, CalibrationResult, calibrate
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.gpus import check_gpu, find_gpu, runnable
 from fgr_edge.export.model import Model, open_model
@@ -41,8 +41,10 @@ from fgr_edge.export.soup import Soup, check_members, greedy_soup, open_member, 
 from fgr_edge.export.targets import TARGETS, Target, find_target
 from fgr_edge.export.trial import Trial
 from fgr_edge.export.workshop import ORIGINAL, Workshop
+from fgr_edge.runtime.bundle import TOKENIZER
 from fgr_edge.runtime.bundle_writer import BundleWriter, check_output
 from fgr_edge.runtime.labels import LabelSet, normalized, read_labels
+from fgr_edge.runtime.phrases import PHRASES, save_phrases
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +175,12 @@ class _Export:
             pictures = self._pictures(folder)
             checkpoint, soup = self._mixed(pictures, folder)
             shop = self._workshop(checkpoint, folder)
-            model, plan, calibration = self._calibrated(shop, pictures)
+            model, plan, found = self._calibrated(shop, pictures)
+            calibration = None if found is None else found.report
             candidate = self._candidate(shop, model, plan, pictures, calibration, bundle)
             manifest: dict[str, Any] = dict(shop.adopt(candidate, bundle.folder))
+            if found is not None and found.thoughts:
+                save_phrases(bundle.path(PHRASES), found.thoughts, manifest["files"][TOKENIZER]["sha256"])
             for key in ("schema_version", "manifest_sha256", "files"):
                 del manifest[key]
             facts = self._facts(checkpoint, calibration, soup)
@@ -226,8 +231,8 @@ class _Export:
 
     def _calibrated(
         self, shop: Workshop, pictures: CalibrationPictures | None
-    ) -> tuple[Model, Plan, dict[str, Any] | None]:
-        """The model with its scales moved, the plan with what was seen, and what to say of it."""
+    ) -> tuple[Model, Plan, CalibrationResult | None]:
+        """The model with its scales moved, the plan with what was seen, and how that was found."""
         plan = self.precision.plan()
         if not self.precision.calibrated or pictures is None:
             return shop.model, plan, None
@@ -236,7 +241,7 @@ class _Export:
         # The proof opens the original in any case; without it, a large model never has to be in memory as float32.
         thinker = shop.original if self.config.proof else shop.thinker
         found = calibrate(shop.model, pictures, plan, self.precision.method, folder, thinker, options)
-        return found.model, found.plan, found.report
+        return found.model, found.plan, found
 
     def _candidate(
         self,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.label_scorer import ClassScores, Frame
 from fgr_edge.runtime.prediction import Timings
-from fgr_edge.runtime.prompt import Prompt
+from fgr_edge.runtime.prompt import Mode, Prompt
 from fgr_edge.runtime.sampling import Sampler
 from fgr_edge.runtime.vision import ImageEmbeds
 
@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 class Context(NamedTuple):
     """A picture and a message that the decoder has read; times_s: start, preprocessed, seen, prefilled."""
 
+    mode: Mode
     patches: Patches | None
     prompt: Prompt
     embeds: ImageEmbeds

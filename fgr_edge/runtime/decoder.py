@@ -2,12 +2,14 @@
 
 In: embeddings [S, H] float32 and positions [3, S]. Out: logits [R, V] float32 of the rows asked for. The cache, the
 rotary table and the one-token buffers are allocated once and reused from picture to picture; they grow when a prompt
-needs more. `branch` appends tokens that do not follow one another, but hang below each other as a tree.
+needs more. `branch` and `check` append tokens that do not follow one another, but hang below each other as a tree.
+A prompt is read in chunks, so that what its layers hold in between does not grow with it; what it begins with, and the
+cache holds already, is not read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +17,12 @@ import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
 from fgr_edge.runtime.call_parts import UNREAD_ROW, call_parts
+from fgr_edge.runtime.decoder_call import Checked, DecoderCall, tree
 from fgr_edge.runtime.head import Head, LazyLogits
+from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.rotary import IntArray, RotaryAngles, frequency_axes
 from fgr_edge.runtime.sessions.session import Buffer, Session
-from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step, StepInput
+from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step
 
 Floats = npt.NDArray[np.float32]
 GROWTH = 256  # cache slots are added in steps of this many
@@ -26,7 +30,8 @@ NOT_FINITE = (
     "the decoder's logits are not finite numbers; the bundle's weights or the engine are broken: export the bundle "
     "again, or try fp32"
 )
-KEPT_CALLS = 32  # bound calls, one for each number of tokens in, logit rows out and slots masked
+CHUNK_TOKENS = 512  # of a prompt, read at once
+KEPT_CALLS = 48  # bound calls, one for each number of tokens in, logit rows out and slots masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,35 +52,25 @@ class DecoderSpec:
     tree_attention: bool = False
 
 
-@dataclass(slots=True)
-class _Call:
-    """Buffers of one sequence length and the bound call over them.
-
-    hidden, project: rows [1, R, H] and the call that makes logits of them, where the head is a graph of its own.
-    """
-
-    embeds: Buffer
-    step: list[tuple[StepInput, Buffer]]
-    deepstack: list[Buffer]
-    logits: Buffer
-    run: Callable[[], None]
-    hidden: Buffer | None
-    project: Callable[[], None] | None
-
-
 class Decoder:
     """An open decoder graph with its cache.
 
     Args:
         head: for graphs that end at the hidden rows.
+        chunk_tokens: of a prompt that are read at once; fewer, where the engine takes no more.
 
     Attributes:
         length: tokens in the cache.
+        chunk_tokens: as given, or what the engine takes.
     """
 
-    def __init__(self, session: Session, spec: DecoderSpec, head: Head | None = None) -> None:
+    def __init__(
+        self, session: Session, spec: DecoderSpec, head: Head | None = None, *, chunk_tokens: int = CHUNK_TOKENS
+    ) -> None:
         self._session = session
         self._head = head
+        self.chunk_tokens = min(chunk_tokens, session.longest("inputs_embeds", 1) or chunk_tokens)
+        self._known: KnownPrefix | None = None
         self.spec = spec
         most_rows = (session.longest("logit_rows", 0), None if head is None else head.most_rows)
         self._most_rows = min((most for most in most_rows if most is not None), default=None)  # of one call
@@ -86,7 +81,7 @@ class Decoder:
         self.length = 0
         self._position_offset = 0  # of text tokens: rotary position minus slot; a picture takes fewer positions
         self._cache: dict[str, Buffer] = {}
-        self._calls: dict[tuple[int, int, int], _Call] = {}
+        self._calls: dict[tuple[int, int, int], DecoderCall] = {}
 
     @property
     def next_position(self) -> int:
@@ -127,9 +122,9 @@ class Decoder:
             )
         if tokens > self.most_tokens(branches):
             raise EngineError(
-                f"{tokens} tokens asked for (prompt and answer) and {branches} beside them to score labels with, and the "
-                f"engine's cache has {self._built_length}; ask for fewer (--think-budget), use a smaller picture, or "
-                "build a longer one: fgr-edge build BUNDLE --cache-length N"
+                f"{tokens} tokens asked for (prompt and answer) and {branches} beside them to score labels with, and "
+                f"the engine's cache has {self._built_length}; ask for fewer (--think-budget), use a smaller picture, "
+                "or build a longer one: fgr-edge build BUNDLE --cache-length N"
             )
         tokens += branches
         if tokens <= self.capacity:
@@ -137,6 +132,7 @@ class Decoder:
         grown = min(-(-tokens // GROWTH) * GROWTH, max(spec.max_positions, tokens))
         self.capacity = self._built_length or grown
         self.length = 0
+        self._known = None
         self._calls.clear()
         self._cache.clear()
         shape = (1, spec.kv_heads, self.capacity, spec.head_dim)
@@ -156,6 +152,7 @@ class Decoder:
         max_new_tokens: int,
         branches: int = 0,
         deepstack: Sequence[Floats] = (),
+        prefix: KnownPrefix | None = None,
     ) -> Floats:
         """Start a new sequence; returns the logits [V] after its last token.
 
@@ -165,12 +162,15 @@ class Decoder:
             max_new_tokens: room to keep for `extend`.
             branches: room to keep for `branch`, beyond that.
             deepstack: per DeepStack layer [S, H], zero where there is no picture.
+            prefix: what the sequence is made of: as far as the last one began alike, it is not read again. None reads
+                all of it.
 
         The array returned is overwritten by the next call of the same length.
         """
         count = len(embeds)
         self.reserve(count + max_new_tokens, branches)
-        self.length = 0
+        self.length = 0 if prefix is None else min(prefix.shared(self._known), count - 1)
+        self._known = None
         next_position = int(positions.max()) + 1
         self._position_offset = next_position - count
         for table, prompt, text in zip(
@@ -182,7 +182,18 @@ class Decoder:
             table.array[:count] = prompt
             table.array[count : count + len(text)] = text
             table.upload()
-        logits: Floats = self.forward(embeds, np.array([count - 1]), deepstack)[0]
+        logits = self._read(embeds, deepstack)
+        self._known = prefix
+        return logits
+
+    def _read(self, embeds: Floats, deepstack: Sequence[Floats]) -> Floats:
+        """Append what the cache lacks of a prompt, in chunks; logits [V] after its last token."""
+        while len(embeds) - self.length > self.chunk_tokens:
+            part = slice(self.length, self.length + self.chunk_tokens)
+            self._run(embeds[part], UNREAD_ROW, [layer[part] for layer in deepstack], None, None)
+        rest = slice(self.length, None)
+        last = np.array([len(embeds) - self.length - 1])
+        logits: Floats = self.forward(embeds[rest], last, [layer[rest] for layer in deepstack])[0]
         return logits
 
     def extend(self, embeds: Floats) -> Floats:
@@ -191,16 +202,38 @@ class Decoder:
 
     def advance(self, embeds: Floats) -> LazyLogits:
         """As `extend`, but logits are computed when they are asked for, if the head is a graph of its own."""
-        call = self._run(embeds, np.array([len(embeds) - 1]), (), None, None)
+        return Checked(self._run(embeds, np.array([len(embeds) - 1]), (), None, None), self._head).after(0)
 
-        def full() -> Floats:
-            logits: Floats = _logits(call)[0]
-            return logits
+    def check(self, embeds: Floats, parents: Sequence[int] | None = None) -> Checked:
+        """Append S tokens to see what would come after each; `keep` says which of them stay.
 
-        if call.hidden is None or self._head is None:
-            return LazyLogits(full)
-        call.hidden.download()
-        return LazyLogits(full, call.hidden.array[0, 0], self._head.screen)
+        Args:
+            embeds: [S, H], parents before their children.
+            parents: [S], the place of the token that each follows, -1 for the text so far. None: each follows the one
+                before it.
+
+        Raises:
+            EngineError: they form a tree, and the graph has no tree attention; or the cache has no room.
+        """
+        rows = np.arange(len(embeds))
+        if parents is None:
+            return Checked(self._run(embeds, rows, (), None, None), self._head)
+        self._require_trees()
+        depths, mask = tree(tuple(parents))
+        slots = self.length + depths
+        return Checked(self._run(embeds, rows, (), slots, mask), self._head)
+
+    def keep(self, start: int, rows: Sequence[int]) -> None:
+        """Of the tokens that `check` appended when the cache held `start`, keep one branch: `rows`, in its order.
+
+        With rows that are not the first ones, for engines that keep the cache in the host's memory.
+        """
+        if list(rows) != list(range(len(rows))):
+            source = start + np.asarray(rows)
+            for buffer in self._cache.values():
+                buffer.array[:, :, start : start + len(rows)] = buffer.array[:, :, source]
+                buffer.upload()
+        self.length = start + len(rows)
 
     def forward(self, embeds: Floats, rows: IntArray, deepstack: Sequence[Floats] = ()) -> Floats:
         """Append S tokens whose rotary angles are in the table; logits [R, V] of `rows`, counted from the first."""
@@ -222,11 +255,14 @@ class Decoder:
         Raises:
             EngineError: the graph has no tree attention (`spec.tree_attention`), or the cache no room.
         """
+        self._require_trees()
+        return self._several(embeds, rows, (), slots, mask)
+
+    def _require_trees(self) -> None:
         if not self.spec.tree_attention:
             raise EngineError(
                 "decoder.onnx has no tree attention (an older bundle, or target cuda); export the bundle again for cpu"
             )
-        return self._several(embeds, rows, (), slots, mask)
 
     def _several(
         self,
@@ -240,7 +276,7 @@ class Decoder:
         count = len(embeds)
         parts = list(call_parts(count, rows, self._session.longest("inputs_embeds", 1), self._most_rows))
         if len(parts) == 1:
-            return _logits(self._run(embeds, rows, deepstack, slots, mask))
+            return self._run(embeds, rows, deepstack, slots, mask).logits()
         found: list[Floats] = []
         for part in parts:
             span = slice(part.start, part.stop)
@@ -252,7 +288,7 @@ class Decoder:
                 None if mask is None else mask[span, : mask.shape[1] - (count - part.stop)],
             )
             if len(part.rows):
-                found.append(_logits(call).copy())
+                found.append(call.logits().copy())
         return np.concatenate(found)
 
     def _run(
@@ -262,13 +298,15 @@ class Decoder:
         deepstack: Sequence[Floats],
         slots: IntArray | None,
         mask: Floats | None,
-    ) -> _Call:
+    ) -> DecoderCall:
         count = len(embeds)
         if self.length + count > self.capacity:
             raise EngineError(
                 f"the cache holds {self.length} of {self.capacity} tokens and {count} more do not fit; "
                 "raise max_new_tokens"
             )
+        if self._known is not None:
+            self._known = self._known.before(self.length)  # what stands there is written over
         step = Step(self.length, count, self.capacity, rows, slots, mask)
         call = self._call(step)
         call.embeds.array[0] = embeds
@@ -279,7 +317,7 @@ class Decoder:
         for row, buffer in call.step:
             row.write(buffer.array, step)
             buffer.upload()
-        call.run()
+        call.compute()
         self.length = step.total
         return call
 
@@ -287,7 +325,7 @@ class Decoder:
         """Forget all but the first `length` tokens; only text and branches may be forgotten."""
         self.length = length
 
-    def _call(self, step: Step) -> _Call:
+    def _call(self, step: Step) -> DecoderCall:
         key = (step.count, len(step.rows), step.width)
         call = self._calls.pop(key, None)
         if call is None:
@@ -298,7 +336,7 @@ class Decoder:
         self._calls[key] = call
         return call
 
-    def _bind(self, step: Step) -> _Call:
+    def _bind(self, step: Step) -> DecoderCall:
         buffer, spec, wanted = self._session.buffer, self.spec, self._session.input_names
         embeds = buffer((1, step.count, spec.hidden), np.float32)
         given = {
@@ -324,13 +362,4 @@ class Decoder:
             outputs["hidden"] = hidden = buffer((1, len(step.rows), spec.hidden), np.float32)
             project = self._head.bind(hidden, logits)
         run = self._session.bind(inputs, outputs)
-        return _Call(embeds, list(given.values()), deepstack, logits, run, hidden, project)
-
-
-def _logits(call: _Call) -> Floats:
-    """Logits [R, V] of a call that has run."""
-    if call.project is not None:
-        call.project()
-    call.logits.download()
-    logits: Floats = call.logits.array[0]
-    return logits
+        return DecoderCall(embeds, list(given.values()), deepstack, logits, run, hidden, project)

@@ -34,17 +34,21 @@ class LazyLogits:
     Attributes:
         full: all of them.
         hidden, screen: what tells the likeliest without the others; None where the decoder's graph has its head inside.
+        doubt: how much the difference of two logits may be off what `again` gives.
+        again: computes them as a text appended token by token gives them; None where they are that already.
     """
 
     full: Callable[[], Floats]
     hidden: Floats | None = None
     screen: Screen | None = None
+    doubt: float = 0.0
+    again: Callable[[], LazyLogits] | None = None
 
     def likeliest(self, seen: IntArray | None = None, penalty: float = 1.0) -> int | None:
-        """The token with the largest logit, `seen` ones penalized; None where only `full` can tell."""
+        """The token with the largest logit, `seen` ones penalized; None where only `full`, or `again`, can tell."""
         if self.hidden is None or self.screen is None:
             return None
-        return self.screen.likeliest(self.hidden, seen, penalty)
+        return self.screen.likeliest(self.hidden, seen, penalty, self.doubt)
 
 
 class Head:

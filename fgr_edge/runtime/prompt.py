@@ -61,6 +61,19 @@ class Prompt:
     image_start: int
     image_tokens: int
 
+    @property
+    def text_ids(self) -> list[int]:
+        """The ids without the picture's."""
+        before, after = self.ids[: self.image_start], self.ids[self.image_start + self.image_tokens :]
+        found: list[int] = np.concatenate([before, after]).tolist()
+        return found
+
+    def told_apart(self, picture: int) -> npt.NDArray[np.int64]:
+        """The ids, with -`picture` in place of the picture's: see `known_prefix`."""
+        ids = self.ids.copy()
+        ids[self.image_start : self.image_start + self.image_tokens] = -picture
+        return ids
+
 
 class PromptBuilder:
     """Turns questions into token ids and token ids into text.

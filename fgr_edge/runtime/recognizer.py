@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,21 @@ from fgr_edge.runtime.context import Context, Scored
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.feed import picture_feed
+from fgr_edge.runtime.habits import Habits
 from fgr_edge.runtime.head import LazyLogits, open_head
 from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches, load_image, preprocess
 from fgr_edge.runtime.judge import Judge
+from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
+from fgr_edge.runtime.last_picture import LastPicture
 from fgr_edge.runtime.opening import Device, open_graphs
 from fgr_edge.runtime.prediction import Prediction, PredictionStream, result_of
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
 from fgr_edge.runtime.request import Request
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 from fgr_edge.runtime.specs import read_spec
+from fgr_edge.runtime.speculation import MOST_ROWS, Speculation
 from fgr_edge.runtime.stages import STAGE_TOKENS, Stages, greedy, logits_along
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
@@ -49,9 +54,14 @@ class Recognizer:
             any. With none at all the model answers freely.
         device: where the graphs run; None takes the bundle's target. "cpu" runs every bundle, on ONNX Runtime.
         threads: for one operator; None takes one per core.
+        speculate: whether several tokens of a thought are guessed and checked at once; greedy text is the same. With
+            "rounded" it may differ where two tokens are as likely within the engine's rounding: faster for long
+            thoughts of quantized models. On ONNX Runtime's CPU only; see `speculation`.
+        keep_picture: whether a picture asked about again at once, in the same pixels, is not seen and read again.
 
     Attributes:
         labels: the classes; None where the model answers freely.
+        speculated: tokens, calls and guesses so far; None without speculation.
 
     Raises:
         BundleError: the folder is no bundle, or is damaged.
@@ -68,6 +78,8 @@ class Recognizer:
         *,
         device: Device | None = None,
         threads: int | None = None,
+        speculate: bool | Literal["rounded"] = True,
+        keep_picture: bool = False,
     ) -> None:
         opened = self.bundle = Bundle.open(Path(bundle))
         manifest = opened.manifest
@@ -92,10 +104,16 @@ class Recognizer:
         self._repetition_penalty = float(generation.get("repetition_penalty", 1.0))
         self._eos_ids = generation["eos_token_ids"]
         self._answers = Answerer(self._prompts, self._eos_ids)
+        self._picture = LastPicture(keep_picture)
         self._scorer: LabelScorer | None = None
         if self.labels is not None:
             self._scorer = self._scorer_of(self.labels, None if stored is None else stored.compiled)
             self._judge = Judge(opened, self.labels, own=stored is not None)
+        self._speculation: Speculation | None = None
+        if speculate and graphs.cache_on_host:  # elsewhere it was not tried
+            habits = Habits(opened, self.labels, self._prompts.encode_text)
+            self._speculation = habits.speculation(self._decoder, self._embedding.gather, exact=speculate != "rounded")
+        self.speculated = None if self._speculation is None else self._speculation.counts
 
     def __call__(
         self,
@@ -226,8 +244,9 @@ class Recognizer:
         Raises:
             ImageError: the picture cannot be used.
         """
-        context = self._read(image, Request(wording=wording, max_new_tokens=max_new_tokens))
-        return result_of(self._answers.reason(context.logits, self._advance, context.sampler, context.room)).text
+        context = self._read(image, Request("reason", wording=wording, max_new_tokens=max_new_tokens))
+        with self._writing(context) as advance:
+            return result_of(self._answers.reason(context.logits, advance, context.sampler, context.room)).text
 
     def _name(
         self, image: ImageInput, request: Request, scorer: LabelScorer, top_k: int
@@ -265,9 +284,10 @@ class Recognizer:
         context = self._read(image, request, scorer)
         text, tokens, frame, logits = "", 0, DIRECT, context.logits
         if request.mode == "reason":
-            text, tokens, logits, frame = yield from self._answers.think(
-                context.logits, self._advance, context.sampler, context.room
-            )
+            with self._writing(context) as advance:
+                text, tokens, logits, frame = yield from self._answers.think(
+                    context.logits, advance, context.sampler, context.room
+                )
         generated = time.perf_counter()
         scores = score(frame, logits, self._extend)
         return Scored(context, text, tokens, frame, scores, (generated, time.perf_counter()))
@@ -275,14 +295,16 @@ class Recognizer:
     def _answer_freely(self, image: ImageInput, request: Request) -> Generator[str, None, Prediction]:
         """No labels: whatever the model says."""
         context = self._read(image, request)
-        answers, given = self._answers, (context.logits, self._advance, context.sampler, context.room)
-        if request.mode == "direct":
-            found = yield from answers.name(*given)
-        elif request.think_budget is None:
-            found = yield from answers.reason(*given)
-        else:
-            thought = yield from answers.think(*given)
-            found = yield from answers.name_after(thought, self._advance, context.sampler)
+        answers = self._answers
+        with self._writing(context) as advance:
+            given = (context.logits, advance, context.sampler, context.room)
+            if request.mode == "direct":
+                found = yield from answers.name(*given)
+            elif request.think_budget is None:
+                found = yield from answers.reason(*given)
+            else:
+                thought = yield from answers.think(*given)
+                found = yield from answers.name_after(thought, advance, context.sampler)
         end = time.perf_counter()
         return Prediction(
             label=found.name,
@@ -305,31 +327,60 @@ class Recognizer:
         start = time.perf_counter()
         patches = None if isinstance(image, ImageEmbeds) else preprocess(load_image(image), self._image_config)
         preprocessed = time.perf_counter()
-        embeds = image if isinstance(image, ImageEmbeds) else self._vision.encode(cast(Patches, patches))
+        embeds = image if isinstance(image, ImageEmbeds) else self._seen(cast(Patches, patches))
         seen = time.perf_counter()
         if request.wording is None:
             prompt = self._prompts.build(request.question, request.mode, len(embeds.tokens))
         else:
             prompt = self._prompts.build_asked(request.wording, len(embeds.tokens))
         closing = self._answers.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
-        branches = 0 if scorer is None else scorer.branches
+        branches = max(0 if scorer is None else scorer.branches, MOST_ROWS if self._speculates(request.mode) else 0)
         room = self._decoder.most_tokens(branches) - len(prompt.ids) - closing
         sampling = request.sampling or self._default_sampling(request, room)
-        logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches)
+        number = self._picture.take(patches, embeds)
+        logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches, picture=number)
         room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
         times = (start, preprocessed, seen, time.perf_counter())
-        return Context(patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
+        return Context(request.mode, patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
 
     def _default_sampling(self, request: Request, left: int) -> SamplingConfig:
         """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and is left."""
         wanted = request.max_new_tokens or (DIRECT_TOKENS if request.mode == "direct" else REASON_TOKENS)
         return SamplingConfig(max_new_tokens=max(1, min(wanted, left)), repetition_penalty=self._repetition_penalty)
 
-    def _prefill(self, prompt: Prompt, embeds: ImageEmbeds, room: int, branches: int = 0) -> Floats:
+    def _seen(self, patches: Patches) -> ImageEmbeds:
+        known = self._picture.embeds_of(patches)
+        return self._vision.encode(patches) if known is None else known
+
+    def _prefill(
+        self, prompt: Prompt, embeds: ImageEmbeds, room: int, branches: int = 0, *, picture: int | None = None
+    ) -> Floats:
+        """Read a prompt; all of it, or with the picture's number only what the last one did not begin with."""
         feed = picture_feed(prompt, embeds, self._embedding.gather)
+        prefix = None if picture is None else KnownPrefix(prompt.told_apart(picture), feed.positions)
         return self._decoder.prefill(
-            feed.embeds, feed.positions, max_new_tokens=room, branches=branches, deepstack=feed.deepstack
+            feed.embeds,
+            feed.positions,
+            max_new_tokens=room,
+            branches=branches,
+            deepstack=feed.deepstack,
+            prefix=prefix,
         )
+
+    def _speculates(self, mode: Mode) -> bool:
+        """A name alone is too short to be worth guessing."""
+        return self._speculation is not None and mode == "reason"
+
+    @contextmanager
+    def _writing(self, context: Context) -> Iterator[Callable[[Sequence[int]], LazyLogits]]:
+        """What appends tokens of a text after the prompt; afterwards the cache holds the text."""
+        speculation = self._speculation
+        if speculation is None or not self._speculates(context.mode):
+            yield self._advance
+            return
+        speculation.begin(context.prompt.text_ids)
+        yield speculation.advance
+        speculation.end()
 
     def _extend(self, tokens: Sequence[int]) -> Floats:
         return self._decoder.extend(self._embedding.gather(np.asarray(tokens, np.int64)))

@@ -79,12 +79,15 @@ class Screen:
         if not (self._adds_up() and self._keeps_bounds()):
             self._distrust()
 
-    def likeliest(self, hidden: Floats, seen: IntArray | None = None, penalty: float = 1.0) -> int | None:
+    def likeliest(
+        self, hidden: Floats, seen: IntArray | None = None, penalty: float = 1.0, doubt: float = 0.0
+    ) -> int | None:
         """The token whose logit is largest in the full head; None where the full head has to say.
 
         Args:
             hidden: [H].
             seen: tokens, each once, whose logits are multiplied by `penalty` where negative, else divided by it.
+            doubt: by how much a logit must lead the others, before the penalty, to be certain.
 
         After a token that it could not tell it pauses for one, then for 3, 7, ... tokens: a text whose next token is
         always open costs hardly more than without a screen.
@@ -93,12 +96,14 @@ class Screen:
             self.candidates = None
             self._waiting -= bool(self._waiting)
             return None
-        token = self.certain(hidden, seen, penalty)
+        token = self.certain(hidden, seen, penalty, doubt)
         self._pause = 0 if token is not None else min(2 * self._pause + 1, LONGEST_PAUSE)
         self._waiting = self._pause
         return token
 
-    def certain(self, hidden: Floats, seen: IntArray | None = None, penalty: float = 1.0) -> int | None:
+    def certain(
+        self, hidden: Floats, seen: IntArray | None = None, penalty: float = 1.0, doubt: float = 0.0
+    ) -> int | None:
         """As `likeliest`, without pauses."""
         self.candidates = None
         if not np.isfinite(hidden).all():
@@ -114,7 +119,8 @@ class Screen:
             return None
         inputs = hidden.astype(np.float64)
         low = self._exact(np.array([guess]), inputs, penalties)[1][0]
-        rows = self._not_ruled_out(coarse, halves, penalties, low)
+        lead = doubt * penalties.slope
+        rows = self._not_ruled_out(coarse, halves, penalties, low - lead)
         if len(rows) > self._most:
             return None
         values, low_ends, high_ends = self._exact(rows, inputs, penalties)
@@ -123,7 +129,7 @@ class Screen:
             self._distrust()
             return None
         best = int(values.argmax())
-        if (np.delete(high_ends, best) >= low_ends[best]).any():
+        if (np.delete(high_ends, best) + lead >= low_ends[best]).any():
             return None
         self.candidates = len(rows)
         return int(rows[best])

@@ -1,0 +1,339 @@
+"""What guessing tokens gains: tokens a step on texts that a model wrote, tokens a second on a bundle's own thoughts.
+
+texts       no model runs: texts are taken as what the model says, one after the other, greedy. A step is one decoder
+            call: it gives the token that follows, and those after it that were guessed. Tables are built as the runtime
+            builds them, `Drafter` guesses, every drafted row is counted, right or wrong.
+              earlier  a table of `--earlier` texts (shuffled by a fixed seed), measured on the `--measured` after them.
+              online   from nothing, in the file's order, each text learning from those before it.
+bundles     `Recognizer` in reason mode, with and without speculation, on photographs and on drawn birds. A round opens
+            fresh recognizers and shuffles the pictures: half of them are thought about beforehand, which makes the
+            phrases; the other half is measured, picture by picture, the variants taking turns. Nothing is measured on
+            a picture whose thought a table holds.
+              plain            one token a call.
+              learning         speculation from nothing: what it guesses from is what it wrote in this round.
+              phrases          and from the phrases that are stored in the bundle.
+              phrases, rounded as that, near ties not made again (`speculate="rounded"`).
+
+    python benchmarks/speculation.py [--texts FILE --tokenizer FILE] [--bundle DIR ...] [--photographs LIST]
+                                     [--rounds 5] [--pictures 100] [--threads 2] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from benchmarks.report import cell, publish, ratio, table
+from fgr_edge.runtime.drafts import BRANCHES, Drafter
+from fgr_edge.runtime.ngrams import NgramTable
+
+Ids = list[int]
+CONFIGS = ((8, 1), (8, BRANCHES), (16, BRANCHES), (32, BRANCHES))  # rows of a call, branches of a node
+PLAIN = "plain"
+VARIANTS: dict[str, tuple[bool, Any]] = {  # phrases in the bundle, speculate
+    PLAIN: (False, False),
+    "learning": (False, True),
+    "phrases": (True, True),
+    "phrases, rounded": (True, "rounded"),
+}
+
+
+# 1. Texts
+
+
+@dataclass(slots=True)
+class Steps:
+    """Of a simulated text: tokens written, calls, rows drafted, drafted rows that held."""
+
+    tokens: int = 0
+    steps: int = 0
+    drafted: int = 0
+    held: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tokens_per_step": ratio(self.tokens, self.steps),
+            "drafted_rows_per_step": ratio(self.drafted, self.steps),
+            "acceptance": ratio(self.held, self.drafted),
+            "guessing_us_per_step": round(1e6 * self.seconds / max(1, self.steps), 1),
+        }
+
+
+def simulate(drafter: Drafter, prompt: Ids, text: Ids, rows: int, done: Steps, *, learn: bool) -> None:
+    """Write one text; the first token comes with the prompt."""
+    start = time.perf_counter()
+    drafter.begin(prompt)
+    drafter.take(text[0])
+    at = 1
+    while at < len(text):
+        draft = drafter.draft(rows - 1)
+        children = {pair: place for place, pair in enumerate(zip(draft.parents, draft.tokens, strict=True))}
+        node, held = -1, 0
+        while at + held < len(text) and (node, text[at + held]) in children:
+            node = children[node, text[at + held]]
+            held += 1
+        taken = min(held + 1, len(text) - at)
+        for token in text[at : at + taken]:
+            drafter.take(token)
+        at += taken
+        done.steps += 1
+        done.drafted += len(draft.tokens)
+        done.held += held
+    if learn:
+        drafter.finish()
+    done.tokens += len(text) - 1
+    done.seconds += time.perf_counter() - start
+
+
+def read_texts(path: Path, tokenizer: Path) -> list[tuple[Ids, Ids]]:
+    """Questions and answers, in tokens, of records in sharegpt form; the answer ends with the turn."""
+    from tokenizers import Tokenizer
+
+    encode = Tokenizer.from_file(str(tokenizer))
+    end = encode.encode("<|im_end|>", add_special_tokens=False).ids
+    texts = []
+    for record in json.loads(path.read_text(encoding="utf-8")):
+        said = {message["role"]: message["content"] for message in record["messages"]}
+        question, answer = (encode.encode(said[role], add_special_tokens=False).ids for role in ("user", "assistant"))
+        texts.append((question, [*answer, *end]))
+    return texts
+
+
+def texts_of(path: Path, tokenizer: Path, earlier: int, measured: int) -> dict[str, Any]:
+    """Both protocols, every configuration."""
+    texts = read_texts(path, tokenizer)
+    shuffled = random.Random(0).sample(texts, len(texts))
+    table_of = NgramTable()
+    for _, text in shuffled[:earlier]:
+        table_of.add(text)
+    rows = []
+    for most, branches in CONFIGS:
+        before, online = Steps(), Steps()
+        drafter = Drafter(lambda: table_of, branches=branches)
+        for question, text in shuffled[earlier : earlier + measured]:
+            simulate(drafter, question, text, most, before, learn=False)
+        drafter = Drafter(NgramTable, branches=branches)
+        for question, text in texts:
+            simulate(drafter, question, text, most, online, learn=True)
+        rows.append({"rows": most, "branches": branches, "earlier": before.to_json(), "online": online.to_json()})
+    tokens = sum(len(text) for _, text in texts) / len(texts)
+    return {"texts": len(texts), "earlier": earlier, "measured": measured, "tokens_mean": round(tokens, 1), "of": rows}
+
+
+# 2. Bundles
+
+
+@dataclass(slots=True)
+class Told:
+    """What one variant did in one round."""
+
+    tokens: int = 0
+    decode_ms: float = 0.0
+    total_ms: float = 0.0
+    differ: int = 0
+    calls: int = 0
+    drafted: int = 0
+    near_ties: int = 0
+    rounding: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.decode_ms * 1e3
+
+
+def with_phrases(bundle: Path, folder: Path, texts: Sequence[str]) -> Path:
+    """A copy of a bundle that holds these texts."""
+    from fgr_edge.runtime.bundle import TOKENIZER, Bundle
+    from fgr_edge.runtime.bundle_amendment import BundleAmendment
+    from fgr_edge.runtime.phrases import PHRASES, save_phrases
+    from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
+    from fgr_edge.runtime.specs import read_spec
+
+    copy = Path(shutil.copytree(bundle, folder / "phrases", dirs_exist_ok=True))
+    opened = Bundle.open(copy)
+    prompts = PromptBuilder(opened.file(TOKENIZER), read_spec(PromptSpec, opened.manifest["prompt"], "prompt"))
+    with BundleAmendment(copy) as amendment:
+        ids = [prompts.encode_text(text) for text in texts]
+        save_phrases(amendment.path(PHRASES), ids, opened.manifest["files"][TOKENIZER]["sha256"])
+    return copy
+
+
+def one_round(bundle: Path, pictures: Sequence[Any], labels: Sequence[str], threads: int) -> dict[str, Told]:
+    """Half of the pictures make the phrases, the other half is measured."""
+    from fgr_edge import Recognizer
+
+    half = len(pictures) // 2
+    with tempfile.TemporaryDirectory() as folder:
+        writer = Recognizer(bundle, labels, threads=threads)
+        texts = [text_of(writer(picture, mode="reason").text) for picture in pictures[:half]]
+        places = {False: bundle, True: with_phrases(bundle, Path(folder), texts)}
+        variants = {
+            name: Recognizer(places[stored], labels, threads=threads, speculate=speculate)
+            for name, (stored, speculate) in VARIANTS.items()
+        }
+        told = {name: Told() for name in variants}
+        for number, picture in enumerate(pictures[half:]):
+            said: dict[str, str] = {}
+            for name in turned(list(variants), number):
+                found = variants[name](picture, mode="reason")
+                said[name] = found.text
+                told[name].tokens += found.timings.generated_tokens
+                told[name].decode_ms += found.timings.decode_ms
+                told[name].total_ms += found.timings.total_ms
+            for name, text in said.items():
+                told[name].differ += text != said[PLAIN]
+    for name, recognizer in variants.items():
+        counts = recognizer.speculated
+        if counts is not None:
+            one = told[name]
+            one.calls, one.drafted = counts.calls, counts.drafted
+            one.near_ties, one.rounding = counts.near_ties, counts.rounding
+    return told
+
+
+def text_of(answer: str) -> str:
+    """The thought of an answer, as the model wrote it."""
+    from fgr_edge.runtime.answer import THINK_END
+
+    return answer.split(THINK_END)[0] + THINK_END
+
+
+def turned(names: list[str], by: int) -> Iterator[str]:
+    """The names in an order that turns from picture to picture."""
+    turn = by % len(names)
+    yield from (*names[turn:], *names[:turn])
+
+
+def photographs(path: Path) -> tuple[list[Any], list[str]]:
+    """The pictures of a labelled list, and their classes."""
+    from fgr_edge.data.labelled import read_labelled
+
+    rows = read_labelled(path)
+    return [row.path for row in rows], sorted({row.label for row in rows})
+
+
+def drawings(count: int) -> tuple[list[Any], list[str]]:
+    """Held-out drawings, species in turns, and all species."""
+    from fgr_edge.data.aviary import HELD_OUT_SEEDS, SPECIES
+    from fgr_edge.data.aviary_drawing import draw
+
+    pictures = [draw(SPECIES[n % len(SPECIES)], HELD_OUT_SEEDS[n]) for n in range(count)]
+    return pictures, sorted(species.name for species in SPECIES)
+
+
+def summary(rounds: Sequence[dict[str, Told]]) -> dict[str, Any]:
+    """Medians over rounds; ratios are of the same round."""
+    found = {}
+    for name in VARIANTS:
+        told = [one[name] for one in rounds]
+        gains = [one[name].tokens_per_s / one[PLAIN].tokens_per_s for one in rounds]
+        sooner = [one[PLAIN].total_ms / one[name].total_ms for one in rounds]
+        speculated = name != PLAIN
+        found[name] = {
+            "tokens_per_s": round(statistics.median(one.tokens_per_s for one in told), 1),
+            "of_plain": round(statistics.median(gains), 3),
+            "of_plain_range": [round(min(gains), 3), round(max(gains), 3)],
+            "answers_per_s_of_plain": round(statistics.median(sooner), 3),
+            "tokens": sum(one.tokens for one in told),
+            "texts_that_differ": sum(one.differ for one in told),
+            "tokens_per_call": ratio(sum(t.tokens for t in told), sum(t.calls for t in told)) if speculated else 1.0,
+            "drafted_per_call": ratio(sum(t.drafted for t in told), sum(t.calls for t in told)) if speculated else 0.0,
+            "near_ties": sum(one.near_ties for one in told),
+            "rounding": max(one.rounding for one in told) if speculated else None,
+        }
+    return found
+
+
+def bundles_of(
+    paths: Sequence[Path], listed: Path | None, rounds: int, count: int, threads: int
+) -> list[dict[str, Any]]:
+    """Every bundle on every set of pictures."""
+    sets = {"aviary": drawings(count)}
+    if listed is not None:
+        sets["photographs"] = photographs(listed)
+    found = []
+    for path in paths:
+        for name, (pictures, labels) in sets.items():
+            done = []
+            for number in range(rounds):
+                chosen = random.Random(number).sample(pictures, min(count, len(pictures)))
+                done.append(one_round(path, chosen, labels, threads))
+            found.append({"bundle": path.name, "pictures": name, "measured": count // 2, "variants": summary(done)})
+    return found
+
+
+# 3. Report
+
+
+def print_tables(document: dict[str, Any]) -> None:
+    if document["texts"] is not None:
+        head = (
+            "rows, branches",
+            *(f"{p}: {c}" for p in ("earlier", "online") for c in ("tokens/step", "drafted", "held")),
+        )
+        rows = []
+        for row in document["texts"]["of"]:
+            cells = [f"{row['rows']}, {row['branches']}"]
+            for protocol in ("earlier", "online"):
+                one = row[protocol]
+                held = 100 * one["acceptance"]
+                cells += [cell(one["tokens_per_step"], 2), cell(one["drafted_rows_per_step"]), cell(held, 0, " %")]
+            rows.append(cells)
+        print(table(head, rows), end="\n\n")
+    head = ("bundle, pictures, variant", "tokens/s", "of plain", "tokens/call", "differ", "near ties")
+    rows = [
+        [
+            f"{entry['bundle']}, {entry['pictures']}: {name}",
+            cell(one["tokens_per_s"], 0),
+            cell(one["of_plain"], 2, "x"),
+            cell(one["tokens_per_call"], 2),
+            str(one["texts_that_differ"]),
+            str(one["near_ties"]),
+        ]
+        for entry in document["bundles"]
+        for name, one in entry["variants"].items()
+    ]
+    if rows:
+        print(table(head, rows), end="\n\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=Path, help="records in sharegpt form")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json for the texts")
+    parser.add_argument("--earlier", type=int, default=304)
+    parser.add_argument("--measured", type=int, default=100)
+    parser.add_argument("--bundle", type=Path, nargs="*", default=[])
+    parser.add_argument("--photographs", type=Path, help="labelled list (see fgr_edge.data.labelled)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    texts = None
+    if given.texts is not None:
+        texts = texts_of(given.texts, given.tokenizer, given.earlier, given.measured)
+    document = {
+        "benchmark": "speculation",
+        "machine": describe_machine(),
+        "settings": {"rounds": given.rounds, "pictures": given.pictures, "threads": given.threads},
+        "texts": texts,
+        "bundles": bundles_of(given.bundle, given.photographs, given.rounds, given.pictures, given.threads),
+    }
+    print_tables(document)
+    publish(document, given.json)
+
+
+if __name__ == "__main__":
+    main()

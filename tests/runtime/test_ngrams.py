@@ -1,0 +1,79 @@
+"""Successors of contexts are counted; the table stays within its bound, and keeps what recurs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+
+from fgr_edge.runtime.ngrams import KEPT_SHARE, ORDER, NgramTable, context_keys
+
+
+def successors(table: NgramTable, *context: int) -> dict[int, int]:
+    return dict(table.after(context_keys(context)[len(context) - 1]))
+
+
+def test_successors_are_counted_after_contexts_of_every_length() -> None:
+    table = NgramTable()
+    table.add([1, 2, 3, 1, 2, 4, 1, 2, 3])
+    assert successors(table, 2) == {3: 2, 4: 1}
+    assert successors(table, 1, 2) == {3: 2, 4: 1}
+    assert successors(table, 3, 1, 2) == {4: 1}
+    assert successors(table, 4, 1, 2) == {3: 1}
+    assert successors(table, 3) == {1: 1}
+    assert successors(table, 9) == {}
+
+
+def test_contexts_are_no_longer_than_the_order() -> None:
+    assert len(context_keys(range(100))) == ORDER
+    assert context_keys(range(100)) == context_keys(range(50, 100))
+    assert context_keys([7]) == context_keys([3, 7])[:1] != context_keys([8])
+
+
+def test_tokens_before_the_start_are_context_only() -> None:
+    table = NgramTable()
+    table.add([1, 2, 3], start=2)
+    assert successors(table, 1) == {}
+    assert successors(table, 2) == successors(table, 1, 2) == {3: 1}
+
+
+def test_the_largest_token_ids_keep_their_counts() -> None:
+    table = NgramTable()
+    for _ in range(5000):
+        table.count([11], 262143)
+    table.count([11], 0)
+    assert table.after(11) == {262143: 5000, 0: 1}
+
+
+def test_a_full_table_forgets_old_contexts_that_did_not_recur() -> None:
+    table = NgramTable(most=600)
+    habit = list(range(1000, 1040))
+    table.add(habit)
+    table.add(habit)
+    tokens = np.random.default_rng(0).integers(0, 900, 400).tolist()
+    for start in range(0, 400, 20):
+        table.add(tokens[start : start + 20])
+        assert len(table) <= 600
+    assert len(table) >= KEPT_SHARE * 600 - ORDER
+    assert successors(table, 1000) == {1001: 2}, "seen twice"
+    assert successors(table, tokens[0]) == {}, "seen once, and first"
+    assert successors(table, *tokens[-4:-1]) == {tokens[-1]: 1}, "seen last"
+
+
+def test_a_table_of_nothing_but_habits_stays_within_its_bound() -> None:
+    table = NgramTable(most=100)
+    for start in range(0, 1000, 10):
+        for _ in range(2):
+            table.add(range(start, start + 10))
+    assert len(table) <= 100
+
+
+def test_the_same_texts_leave_the_same_table_in_every_process() -> None:
+    program = (
+        "from fgr_edge.runtime.ngrams import NgramTable as T; t = T(50)\n"
+        "for i in range(9): t.add([i * j % 31 for j in range(40)])\n"
+        "print(list(t._next.items()))"
+    )
+    said = {subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(said) == 1 and len(said.pop()) > 500
