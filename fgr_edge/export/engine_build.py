@@ -188,6 +188,10 @@ def _job(config: BuildConfig, here: Gpu | None) -> _Job:
             "TensorRT times its kernels on the GPU that it builds for: leave --gpu out and run `fgr-edge build` on the "
             "device; TensorRT-RTX (target tensorrt-rtx) builds for GPUs that are not there"
         )
+    if named and config.builder.stripped:
+        raise ConfigError(
+            "engines without weights are built on the GPU that they are for: leave out --strip, or --gpu on that device"
+        )
     library = load_library(product)
     if not named and here is None:
         here = gpu_here(product)
@@ -266,9 +270,9 @@ def _build_one(job: _Job, folder: Path, graph: str, timing_cache: bytes | None) 
     name, data = f"{graph}.onnx", f"{graph}.onnx.data"
     files = job.bundle.manifest["files"]
     sources = {source: files[source]["sha256"] for source in (name, data) if source in files}
-    # TensorRT reads weights beside the graph only, and follows links: "../" in a graph is refused.
+    # Parsers read weights beside the graph only. A second name, not a symbolic link: those out of a folder are refused.
     link = folder / data
-    os.symlink(Path("..") / ".." / data, link)
+    _second_name(folder.parent.parent / data, link)
     prepared = prepare_graph(job.bundle, name, job.library.release, job.sizes.cache_length, folder / name)
     made = profiles(prepared.inputs, job.ranges(graph))
     built = build_engine(job.library, prepared.path, made, job.settings, timing_cache)
@@ -279,6 +283,13 @@ def _build_one(job: _Job, folder: Path, graph: str, timing_cache: bytes | None) 
         link.unlink()
     engine = EngineFile(path.name, sha256_of(path), path.stat().st_size, sources, made, job.settings.stripped)
     return engine, built.timing_cache
+
+
+def _second_name(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, name)
 
 
 def _stored_timing_cache(folder: Path) -> bytes | None:

@@ -41,7 +41,14 @@ _ADVICE = (
         "4-bit weights need SM80 or newer: export with --precision int8, and --gpu to have it checked",
     ),
     (r"BF16|BFLOAT16|bfloat16", "bfloat16 needs SM80 or newer: export with --precision fp16"),
-    (r"external|Failed to read weights|weights from", "the graph's .onnx.data file is missing or cut: fgr-edge verify"),
+    (
+        r"external|Failed to read weights|Failed to import initializer|weights from",
+        "the weights beside the graph (its .onnx.data file) are missing or cut: fgr-edge verify BUNDLE",
+    ),
+    (
+        r"Failed to parse the ONNX model|Input file cannot be found",
+        "the graph is damaged: fgr-edge verify BUNDLE, and export it again",
+    ),
     (
         r"out of memory|OutOfMemory|OUT_OF_MEMORY|insufficient memory|Cuda Runtime.*memory|bad_alloc",
         "memory ran out: close what else uses the GPU, give --workspace-mb 1024, a smaller --cache-length or --chunk, "
@@ -56,8 +63,13 @@ _ADVICE = (
         "this GPU's generation cannot compute in a type of the graph: export again with --gpu naming it, which says "
         "what to use instead",
     ),
-    (r"driver|no CUDA-capable|CUDA initialization|cudaGetDevice", "no GPU answers: check `nvidia-smi` and the driver"),
+    (
+        r"driver|no CUDA-capable|CUDA initialization|cudaGetDevice|CUDA_SUCCESS",
+        "no GPU answers, or none that can be used: check `nvidia-smi` and the driver",
+    ),
 )
+# What TensorRT-RTX 1.7 adds to whatever it says on a machine without a GPU.
+_NOISE = re.compile(r"^\[checkMacros\.cpp.*$", re.MULTILINE)
 _OTHERWISE = (
     "the graph is as fgr-edge exports it, so this is a defect of one of the two: please report it with this text"
 )
@@ -74,7 +86,7 @@ def parse_failed(graph: str, library: str, complaints: Sequence[Complaint], erro
     """
     if not complaints:
         return _message(f"{library} cannot read {graph}", _said(errors), errors)
-    told = [f"node {c.node or '(unnamed)'} ({c.operator or 'no operator'}): {c.text}" for c in complaints[:SHOWN]]
+    told = [_told(complaint) for complaint in complaints[:SHOWN]]
     texts = [f"{c.operator} {c.text}" for c in complaints]
     return _message(f"{library} cannot read {graph}", "; ".join(told) + _more(len(complaints)), texts)
 
@@ -84,8 +96,19 @@ def build_failed(graph: str, library: str, errors: Sequence[str]) -> str:
     return _message(f"{library} read {graph} and cannot build an engine of it", _said(errors), errors)
 
 
+def _told(complaint: Complaint) -> str:
+    text = _one_line(complaint.text)
+    if not complaint.node and not complaint.operator:
+        return text  # about the file
+    return f"node {complaint.node or '(unnamed)'} ({complaint.operator}): {text}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(_NOISE.sub("", text).split())
+
+
 def _message(what: str, said: str, texts: Sequence[str]) -> str:
-    return f"{what}: {said.rstrip('. ')}. To do: {_advice(texts)}"
+    return f"{what}: {said.rstrip('. ')}. To do: {_advice([_one_line(text) for text in texts])}"
 
 
 def _advice(texts: Sequence[str]) -> str:
@@ -98,7 +121,7 @@ def _advice(texts: Sequence[str]) -> str:
 
 
 def _said(errors: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(errors))
+    distinct = list(dict.fromkeys(text for error in errors if (text := _one_line(error))))
     return "; ".join(distinct[:SHOWN]) + _more(len(distinct)) if distinct else "it gives no reason"
 
 

@@ -52,7 +52,7 @@ class EngineFile:
         sources: graph and weights that it was made from, by their names in the bundle, and their SHA-256.
         profiles: in TensorRT's order.
         stripped: whether the engine was built without its weights. A refit puts them in from the graph as it was built,
-            which then lies beside the engine (`decoder.onnx`), with a link to the bundle's weights.
+            which then lies beside the engine (`decoder.onnx`), with the bundle's weights under a second name.
     """
 
     file: str

@@ -9,7 +9,6 @@ folder, networks that are not strongly typed.
 from __future__ import annotations
 
 import enum
-import itertools
 import json
 import os
 import shutil
@@ -42,7 +41,6 @@ def add_builder(library: FakeLibrary, folder: Path, spoil: Callable[[Any], None]
             names = [item for item in offered[name] if item.isupper()]
             setattr(library, name, enum.IntEnum(name, names, start=0))
     library._build_folder, library._spoil, library._build_configs = folder, spoil, configs  # type: ignore[attr-defined]
-    library._numbers = itertools.count()  # type: ignore[attr-defined]
     return configs
 
 
@@ -83,8 +81,9 @@ class FakeBuilder(Settable):
                     self._library.ILogger.ERROR, f"Dynamic input {value.name} does not have dimensions in any profile"
                 )
                 return None
+        stripped = "STRIP_PLAN" in config._flags
         plan = {
-            "graph": str(self._kept(network._path)),
+            "graph": str(network._path if stripped else self._kept(network._path)),
             "version": self._library._version,
             "profiles": [profile._shapes for profile in config._profiles],
             "fixed": {},
@@ -95,8 +94,10 @@ class FakeBuilder(Settable):
 
     def _kept(self, path: Path) -> Path:
         """The graph with links to its weights where no build removes them."""
-        folder = self._library._build_folder / str(next(self._library._numbers))
-        folder.mkdir(parents=True)
+        above = self._library._build_folder
+        above.mkdir(parents=True, exist_ok=True)
+        folder = above / str(len(list(above.iterdir())))
+        folder.mkdir()
         os.link(path.with_name(f"{path.name}.data").resolve(), folder / f"{path.name}.data")
         shutil.copy(path, folder / path.name)
         if self._library._spoil is not None:
