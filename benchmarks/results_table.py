@@ -21,6 +21,9 @@ not been measured makes its row or its table disappear: nothing in them is writt
     bench       results of `fgr-edge bench -o json`, `bench_*.json`, one row a bundle
     footprint   result of footprint.py, `footprint.json`, one row an environment
     goes_with   of it, what each dependency of ours brings
+    targets     what was compiled in CI, what ran on hardware, what did neither (`target_rows.py`)
+    memory_plan result of memory_plan.py, `memory_plan.json`: predicted and measured
+    gpu         results of gpu.py, `gpu*.json`, one row a section
     machine     what they were measured on
 
     python benchmarks/results_table.py [--check] [--readme FILE...] [--results benchmarks/results]
@@ -43,6 +46,8 @@ from benchmarks.bench_rows import bench_rows
 from benchmarks.peers.rows import absent_lines, bar_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
+from benchmarks.target_rows import HEAD as TARGET_HEAD
+from benchmarks.target_rows import target_rows
 
 Results = Mapping[str, dict[str, Any]]
 UNKNOWN = "not measured yet"
@@ -92,7 +97,7 @@ def _first_token(peer: Mapping[str, Any] | None) -> str:
 
 
 def _share(peer: Mapping[str, Any] | None) -> str:
-    share = None if peer is None else peer["roofline_share"]
+    share = None if peer is None else peer.get("roofline_share")
     return "-" if share is None else f"{100 * share:.0f} %"
 
 
@@ -189,6 +194,39 @@ def awq_3b(results: Results) -> str:
         ["answer, peak resident memory", _gib(answered["peak_bytes"])],
     ]
     return markdown([f"{document['shape']}, int4 by AWQ", ""], rows)
+
+
+def memory_plan(results: Results) -> str:
+    """What `inspect --plan` predicts, and what processes took."""
+    document = results.get("memory_plan")
+    rows = [] if document is None else document["rows"]
+    cells = [[r["what"], _mb(r["predicted_bytes"]), _mb(r["measured_bytes"]), cell(r["ratio"], 2)] for r in rows]
+    return markdown(["peak of a process, MB", "predicted", "measured", "quotient"], cells)
+
+
+def gpu(results: Results) -> str:
+    """Every section that ran on a GPU."""
+    rows = [
+        [f"{document['card']}: {title}", *_gpu_cells(section)]
+        for name, document in results.items()
+        if name.startswith("gpu") and document["device"] == "cuda"
+        for title, section in document["sections"].items()
+        if title != "card"
+    ]
+    return markdown(["section", "parity", "tokens/s", "of the bandwidth", "TTFT, ms", "vision, ms"], rows)
+
+
+def _gpu_cells(section: Mapping[str, Any]) -> list[str]:
+    steps = section["steps"]
+    step = steps["latency"] if steps.get("latency", {}).get("ok") else {}
+    parity = {True: "right", False: "wrong", None: "-"}[steps.get("verify", {}).get("ok")]
+    times = (step.get(name, {}).get("p50") for name in ("ttft_ms", "vision_ms"))
+    return [
+        parity if section["status"] == "done" else f"{parity} ({section['status']})",
+        cell(step.get("tokens_per_s")),
+        _share(step or None),
+        *(cell(value) for value in times),
+    ]
 
 
 def footprint(results: Results) -> str:
@@ -383,6 +421,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
     "footprint": footprint,
     "goes_with": goes_with,
+    "targets": lambda results: markdown(TARGET_HEAD, target_rows(results)).replace("---:", "---"),  # words throughout
+    "memory_plan": memory_plan,
+    "gpu": gpu,
     "machine": machine,
 }
 
