@@ -189,7 +189,7 @@ class FakeEngine(Offered):
 
     def get_tensor_location(self, name: str) -> Any:
         location: Any = self._library.TensorLocation
-        return location.HOST if name in self._plan["on_host"] else location.DEVICE
+        return location.HOST if name in self._plan.get("on_host", ()) else location.DEVICE
 
     def get_tensor_dtype(self, name: str) -> Any:
         return getattr(self._library.DataType, _TYPES[self._values[name].type][0])
@@ -286,7 +286,7 @@ class FakeContext(Offered):
         shapes = {name: self.get_tensor_shape(name) for name in engine._values}
         addresses = dict(self._addresses)
         # Read now: what stands there when the stream comes to it is too late.
-        host = {name: self._host(name, shapes[name]) for name in engine._plan["on_host"]}
+        host = {name: self._host(name, shapes[name]) for name in engine._plan.get("on_host", ())}
         self._cuda.enqueue(lambda: self._compute(shapes, addresses, host))
         return True
 
