@@ -23,6 +23,9 @@ not been measured makes its row or its table disappear: nothing in them is writt
     goes_with   of it, what each dependency of ours brings
     targets     what was compiled in CI, what ran on hardware, what did neither (`target_rows.py`)
     memory_plan result of memory_plan.py, `memory_plan.json`: predicted and measured
+    speculation_texts  of `speculation*.json`, tokens a step on written texts, one row a configuration
+    speculation        of them, tokens a second of bundles, one row a variant
+    prefill_chunks     results of prefill_chunks.py, `prefill_chunks*.json`
     gpu         results of gpu.py, `gpu*.json`, one row a section
     machine     what they were measured on
 
@@ -38,6 +41,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,7 @@ from benchmarks.bench_rows import bench_rows
 from benchmarks.peers.rows import absent_lines, bar_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
+from benchmarks.speculation_rows import BUNDLE_HEAD, CHUNK_HEAD, TEXT_HEAD, bundle_rows, chunk_rows, text_rows
 from benchmarks.target_rows import HEAD as TARGET_HEAD
 from benchmarks.target_rows import target_rows
 
@@ -423,9 +428,16 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "goes_with": goes_with,
     "targets": lambda results: markdown(TARGET_HEAD, target_rows(results)).replace("---:", "---"),  # words throughout
     "memory_plan": memory_plan,
+    "speculation_texts": lambda results: markdown(TEXT_HEAD, [*chain(*map(text_rows, _named(results, "speculation")))]),
+    "speculation": lambda results: markdown(BUNDLE_HEAD, [*chain(*map(bundle_rows, _named(results, "speculation")))]),
+    "prefill_chunks": lambda results: markdown(CHUNK_HEAD, chunk_rows(_named(results, "prefill_chunks"))),
     "gpu": gpu,
     "machine": machine,
 }
+
+
+def _named(results: Results, beginning: str) -> list[dict[str, Any]]:
+    return [document for name, document in results.items() if name.startswith(beginning)]
 
 
 def fill(text: str, results: Results) -> str:

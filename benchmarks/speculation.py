@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.report import cell, publish, ratio, table
+from benchmarks.report import publish, ratio, table
+from benchmarks.speculation_rows import BUNDLE_HEAD, TEXT_HEAD, bundle_rows, text_rows
 from fgr_edge.runtime.drafts import BRANCHES, Drafter
 from fgr_edge.runtime.ngrams import NgramTable
 
@@ -269,7 +270,8 @@ def bundles_of(
             for number in range(rounds):
                 chosen = random.Random(number).sample(pictures, min(count, len(pictures)))
                 done.append(one_round(path, chosen, labels, threads))
-            found.append({"bundle": path.name, "pictures": name, "measured": count // 2, "variants": summary(done)})
+            texts = rounds * len(chosen[len(chosen) // 2 :])
+            found.append({"bundle": path.name, "pictures": name, "texts": texts, "variants": summary(done)})
     return found
 
 
@@ -277,35 +279,9 @@ def bundles_of(
 
 
 def print_tables(document: dict[str, Any]) -> None:
-    if document["texts"] is not None:
-        head = (
-            "rows, branches",
-            *(f"{p}: {c}" for p in ("earlier", "online") for c in ("tokens/step", "drafted", "held")),
-        )
-        rows = []
-        for row in document["texts"]["of"]:
-            cells = [f"{row['rows']}, {row['branches']}"]
-            for protocol in ("earlier", "online"):
-                one = row[protocol]
-                held = 100 * one["acceptance"]
-                cells += [cell(one["tokens_per_step"], 2), cell(one["drafted_rows_per_step"]), cell(held, 0, " %")]
-            rows.append(cells)
-        print(table(head, rows), end="\n\n")
-    head = ("bundle, pictures, variant", "tokens/s", "of plain", "tokens/call", "differ", "near ties")
-    rows = [
-        [
-            f"{entry['bundle']}, {entry['pictures']}: {name}",
-            cell(one["tokens_per_s"], 0),
-            cell(one["of_plain"], 2, "x"),
-            cell(one["tokens_per_call"], 2),
-            str(one["texts_that_differ"]),
-            str(one["near_ties"]),
-        ]
-        for entry in document["bundles"]
-        for name, one in entry["variants"].items()
-    ]
-    if rows:
-        print(table(head, rows), end="\n\n")
+    for head, rows in ((TEXT_HEAD, text_rows(document)), (BUNDLE_HEAD, bundle_rows(document))):
+        if rows:
+            print(table(head, rows), end="\n\n")
 
 
 def main() -> None:
