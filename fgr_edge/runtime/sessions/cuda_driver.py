@@ -16,6 +16,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fgr_edge.errors import EngineError, MissingExtraError
@@ -26,6 +27,7 @@ _OUT_OF_MEMORY = 2
 _INSUFFICIENT_DRIVER = 35
 _NO_DEVICE = 100
 _HOST_ALLOC_DEFAULT = 0
+MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,12 @@ class Gpu:
 
     Attributes:
         sm: its generation: compute capability 8.7 is 87.
+        shares_memory: whether its memory is the host's (Jetson).
     """
 
     name: str
     sm: int
+    shares_memory: bool = False
 
 
 class GpuMemoryError(EngineError):
@@ -105,6 +109,15 @@ def _said(api: Any, code: Any) -> str:
     return f"{name} ({text.decode() if isinstance(text, bytes) else text})"
 
 
+def _available_bytes() -> int:
+    """Memory of the host that programs can have; 0 where the system does not say."""
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
 class Copy:
     """A copy out of host memory that may still be under way."""
 
@@ -137,6 +150,7 @@ class Cuda:
 
     Attributes:
         api: cuda.bindings.runtime.
+        gpu: which it is.
         stream: all work goes here.
         enqueued: copies put on the stream so far.
         finished: how many of them are known to be done.
@@ -146,10 +160,11 @@ class Cuda:
         self.api = api
         self.enqueued = 0
         self.finished = 0
+        self.gpu = Gpu("the GPU", 0)
         self.call("cudaSetDevice", 0)
         properties = self.call("cudaGetDeviceProperties", 0)
         name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
-        self.gpu = Gpu(name.rstrip("\0"), 10 * properties.major + properties.minor)
+        self.gpu = Gpu(name.rstrip("\0"), 10 * properties.major + properties.minor, bool(properties.integrated))
         # Not the default stream: it waits for every other, and cannot be captured.
         self.stream = self.call("cudaStreamCreateWithFlags", api.cudaStreamNonBlocking)
 
@@ -167,7 +182,10 @@ class Cuda:
         """
         code, *values = getattr(self.api, name)(*arguments)
         if int(code) == _OUT_OF_MEMORY:
-            raise GpuMemoryError(f"{name}: {_said(self.api, code)}")
+            raise GpuMemoryError(
+                f"{self.gpu.name} has no memory left for {name}: {_said(self.api, code)}; close other programs, build "
+                "with a shorter cache, or export with fewer bits"
+            )
         if int(code) != 0:
             raise EngineError(
                 f"the GPU refused {name}: {_said(self.api, code)}; expected an engine built on this machine: run "
@@ -178,7 +196,9 @@ class Cuda:
     def free_bytes(self) -> tuple[int, int]:
         """Memory of the GPU: free, and in all."""
         free, total = self.call("cudaMemGetInfo")
-        return int(free), int(total)
+        # A Jetson does not count what the system would give up: files that it read, an engine's among them.
+        reclaimable = _available_bytes() if self.gpu.shares_memory else 0
+        return max(int(free), reclaimable), int(total)
 
     def allocate(self, size: int) -> int:
         """Address of `size` bytes on the GPU.

@@ -28,6 +28,10 @@ SMALLEST = 256  # bytes; CUDA aligns what it allocates to as many
 COARSE = 1 << 20  # from here on sizes are rounded to multiples of it, below to powers of two
 
 
+Idle = defaultdict[int, list[tuple[int, int]]]
+"""By size, addresses, and how many copies had been enqueued when each was returned."""
+
+
 class Block:
     """Memory that returns to its pool when nobody holds it."""
 
@@ -38,7 +42,7 @@ class Block:
 
 
 class Pool:
-    """Blocks of one kind.
+    """Blocks of one kind; idle ones go back to the GPU with it.
 
     Args:
         cuda: whose stream uses them.
@@ -50,7 +54,8 @@ class Pool:
         self, cuda: Cuda, allocate: Callable[[int], int], release: Callable[[int], None], *, host: bool
     ) -> None:
         self._cuda, self._allocate, self._release, self._host = cuda, allocate, release, host
-        self._idle: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)  # size: address, copies at that time
+        self._idle: Idle = defaultdict(list)
+        weakref.finalize(self, _trim, self._idle, release).atexit = False
 
     def block(self, size: int) -> Block:
         """At least `size` bytes.
@@ -89,10 +94,14 @@ class Pool:
 
     def trim(self) -> None:
         """Give idle blocks back to the GPU."""
-        for blocks in self._idle.values():
-            for address, _ in blocks:
-                self._release(address)
-        self._idle.clear()
+        _trim(self._idle, self._release)
+
+
+def _trim(idle: Idle, release: Callable[[int], None]) -> None:
+    for blocks in idle.values():
+        for address, _ in blocks:
+            release(address)
+    idle.clear()
 
 
 def rounded(size: int) -> int:

@@ -20,7 +20,6 @@ import mmap
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +81,7 @@ class Library:
         self._logger = _logger(self._trt)
         self._runtime = self._trt.Runtime(self._logger)
         self._activations: Block | None = None
+        self._configs: list[Any] = []
 
     def read_engine(self, path: Path, graph: Path | None = None) -> Any:
         """The engine in a file.
@@ -131,6 +131,7 @@ class Library:
             choice = self._trt.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = choice.EAGER if one_size else choice.LAZY
             context = engine.create_execution_context(config)
+            self._configs.append(config)  # nobody says that a context does without it
         else:
             context = engine.create_execution_context(strategy)
         if context is None:
@@ -188,6 +189,8 @@ def _imported(facts: ProductFacts) -> Any:
 
 def _built_for_cuda(module: str) -> int | None:
     """The CUDA that the installed package is for, by its name; None where it is not from a package (JetPack)."""
+    from importlib import metadata  # 15 ms, and only engines need it
+
     for major in CUDA_MAJORS:
         try:
             metadata.version(f"{module}_cu{major}")

@@ -40,9 +40,11 @@ class FakeCuda:
 
     Args:
         total_bytes: memory of the GPU.
-        driver, count: what the driver says of itself and its GPUs; a tuple is an error in the count's place.
+        driver: the CUDA that it knows; 0 is none.
+        name: of the GPU.
 
     Attributes:
+        integrated: 1 where its memory is the host's.
         calls: names of the functions called, in order.
         refused: by function, the code to return from now on.
         device: by address, the GPU's memory.
@@ -57,6 +59,7 @@ class FakeCuda:
         self.total_bytes = total_bytes
         self.driver = driver
         self.name = name
+        self.integrated = 0
         self.calls: list[str] = []
         self.refused: dict[str, cudaError_t] = {}
         self.device: dict[int, npt.NDArray[np.uint8]] = {}
@@ -96,7 +99,7 @@ class FakeCuda:
         return (SUCCESS,) if device == 0 else (cudaError_t.cudaErrorInvalidValue,)
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
-        return SUCCESS, SimpleNamespace(name=self.name.encode(), major=8, minor=7)
+        return SUCCESS, SimpleNamespace(name=self.name.encode(), major=8, minor=7, integrated=self.integrated)
 
     def cudaGetErrorString(self, code: int) -> tuple[Any, ...]:
         return SUCCESS, b"as the driver says it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -360,6 +361,26 @@ def test_idle_memory_goes_back_before_there_is_too_little(
     kept = session.buffer((30, 1000, 1000), np.uint8)
     del kept
     assert session.buffer((40, 1000, 1000), np.uint8) is not None
+
+
+def test_memory_goes_back_to_the_gpu_with_the_session(opened: Callable[..., TensorRTSession], cuda: FakeCuda) -> None:
+    before = len(cuda.device) + 1  # the engine's own
+    cache = Cache(opened())
+    for place in range(4):
+        cache.sum(place, 1.0)
+        cache.sum(place, 1.0, 2.0)
+    assert len(cuda.device) > before and cuda.pinned
+    del cache
+    gc.collect()
+    assert len(cuda.device) == before and not cuda.pinned
+
+
+def test_a_graph_without_memory_is_said_with_what_to_do(opened: Callable[..., TensorRTSession], cuda: FakeCuda) -> None:
+    cache = Cache(opened())
+    cache.sum(0, 1.0)
+    cuda.refused["cudaGraphInstantiate"] = cudaError_t.cudaErrorMemoryAllocation
+    with pytest.raises(EngineError, match=r"NVIDIA Fake 9000 has no memory left for cudaGraphInstantiate.*close other"):
+        cache.sum(1, 1.0)
 
 
 def test_a_fault_of_the_gpu_is_an_error_of_the_engine(opened: Callable[..., TensorRTSession], cuda: FakeCuda) -> None:

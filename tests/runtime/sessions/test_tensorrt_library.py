@@ -132,6 +132,18 @@ def test_an_engine_larger_than_the_memory_is_not_read(cuda: FakeCuda, installed:
         library.read_engine(engine)
 
 
+def test_memory_that_is_the_hosts_counts_what_the_system_would_give_up(
+    cuda: FakeCuda, installed: Install, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed("10.13.3.9")
+    cuda.integrated, cuda.total_bytes = 1, 2_000_000
+    monkeypatch.setattr(cuda_driver, "MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal:        8000 kB\nMemAvailable:    6000 kB\n")
+    assert Library("tensorrt").cuda.free_bytes() == (6000 * 1024, 2_000_000)
+    (tmp_path / "meminfo").unlink()
+    assert Library("tensorrt").cuda.free_bytes() == (2_000_000, 2_000_000)
+
+
 # What the fakes play
 
 
