@@ -1,0 +1,238 @@
+"""The 3B shape on this machine: decoding against the read bandwidth, memory of the process, cold and warm start.
+
+In: a bundle, or a checkpoint to make it from (int4 in blocks of 128 but for vision, int8; rounded to nearest). Out: a
+table, then one line of JSON. Each part is a process of its own.
+
+decode    tokens per second after the first, greedy, `--new-tokens` of them in each round, the read bandwidth measured
+          before and after in the same process. The share is of the mean of the two: bytes of the decoder's weights and
+          of the cache so far, times tokens per second.
+start     a fresh process, the bundle's files out of the page cache (*cold*) or in it (*warm*): until the graphs are
+          open, until the first token, and what came from the disk by then, as a multiple of the files that are read
+          whole. Resident memory after each step, mapped files and the process's own apart; its high-water mark.
+limits    1.15 times the weights and the cache: with the embedding table, which is mapped and of which few rows are
+          read, and without it.
+
+    python benchmarks/decode_3b.py BUNDLE [--checkpoint DIR] [--rounds 7] [--new-tokens 48] [--starts 2] [--threads 2]
+                                   [--picture FILE] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from benchmarks.child import run_child
+from benchmarks.machine import describe_machine
+from benchmarks.picture import write_picture
+from benchmarks.report import cell, percentiles, publish, ratio, table
+from fgr_edge.bench.bandwidth import ReadBandwidth
+from fgr_edge.bench.traffic import Traffic
+from fgr_edge.runtime.bundle import EMBEDDING, Bundle
+
+BANDWIDTH_S = 0.4
+SETTLE_S = 0.1
+LIMIT = 1.15
+
+
+def main() -> None:
+    """The command line; `--part` is how it starts its own processes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="makes the bundle, if it is not there")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--starts", type=int, default=2, help="of each kind")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--picture", type=Path, help="one of 640 x 480 is drawn without it")
+    parser.add_argument("--json", type=Path, help="also write the document to this file")
+    parser.add_argument("--part", choices=("decode", "start"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    picture = options.picture or write_picture(Path("out/picture-640x480.jpg"))
+    if options.part is not None:
+        part = decode if options.part == "decode" else start
+        print(json.dumps(part(options.bundle, picture, options.threads, options.new_tokens, options.rounds)))
+        return
+    if not (options.bundle / "manifest.json").exists():
+        if options.checkpoint is None:
+            parser.error(f"there is no bundle {options.bundle}: give --checkpoint to make it")
+        export(options.checkpoint, options.bundle)
+    machine = describe_machine()
+    decoded = child("decode", options.bundle, picture, options)
+    starts: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
+    for _ in range(options.starts):
+        for kind, runs in starts.items():
+            if kind == "cold":
+                put_out_of_cache(options.bundle)
+            runs.append(child("start", options.bundle, picture, options))
+    document = {
+        "benchmark": "decode 3b",
+        "bundle": options.bundle.name,
+        "threads": options.threads,
+        "new_tokens": options.new_tokens,
+        "rounds": options.rounds,
+        "bytes": sizes(Bundle.open(options.bundle), starts["warm"][0]["cache_slots"]),
+        "decode": decoded,
+        "starts": starts,
+        "machine": machine,
+    }
+    document["memory"] = judged(document["bytes"], starts)
+    show(document)
+    publish(document, options.json)
+
+
+def export(checkpoint: Path, bundle: Path) -> None:
+    """int4 as `--precision int4` lays it out, rounded to nearest, not compared with the original."""
+    from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
+
+    export_checkpoint(ExportConfig(checkpoint, bundle, precision="int4", method="nearest", proof=False))
+
+
+def child(part: str, bundle: Path, picture: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One part in a fresh process."""
+    numbers = ("--threads", options.threads, "--new-tokens", options.new_tokens, "--rounds", options.rounds)
+    command = [sys.executable, "-m", "benchmarks.decode_3b", bundle, "--part", part, "--picture", picture, *numbers]
+    run = run_child([str(word) for word in command])
+    document: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return document
+
+
+def decode(bundle: Path, picture: Path, threads: int, new_tokens: int, rounds: int) -> dict[str, Any]:
+    """Rounds of decoding between measurements of the bandwidth; the first is thrown away."""
+    from benchmarks.peers.fgr_edge import FgrEdge
+
+    peer, bandwidth = FgrEdge(bundle, "", threads, new_tokens), ReadBandwidth(threads)
+    firsts = [peer.first_token(picture) for _ in range(2)]
+    prompt = len(firsts[0].prompt_ids)
+    traffic = Traffic.of(Bundle.open(bundle), screened=True)
+    per_token = traffic.bytes_per_token(prompt + new_tokens / 2)
+    rates, tpot, shares = [bandwidth.gbps(BANDWIDTH_S)], [], []
+    for number in range(rounds + 1):
+        time.sleep(SETTLE_S)
+        ms = peer.decode(new_tokens).ms_per_token
+        time.sleep(SETTLE_S)
+        rates.append(bandwidth.gbps(BANDWIDTH_S))
+        if number:
+            tpot.append(ms)
+            shares.append(per_token / ms / 1e6 / statistics.mean(rates[-2:]))
+    return {
+        "prompt_tokens": prompt,
+        "bytes_per_token": round(per_token),
+        "tokens_per_s": ratio(1000, statistics.median(tpot)),
+        "tpot_ms": percentiles(tpot),
+        "read_bandwidth_gbps": {
+            "p50": round(statistics.median(rates), 2),
+            "min": round(min(rates), 2),
+            "max": round(max(rates), 2),
+        },
+        "roofline_share": percentiles(shares),
+        "roofline_share_best": round(max(shares), 4),
+        "ttft_ms": round(firsts[1].ms, 1),
+        "stages_ms": {name: round(ms, 1) for name, ms in firsts[1].stages_ms.items()},
+    }
+
+
+def start(bundle: Path, picture: Path, threads: int, new_tokens: int, rounds: int) -> dict[str, Any]:
+    """One answer from a fresh process, its memory and its reads after each step."""
+    began = time.perf_counter()
+    from benchmarks.peers.fgr_edge import FgrEdge
+
+    steps: dict[str, dict[str, float | int]] = {}
+
+    def note(step: str) -> None:
+        steps[step] = {"ms": round((time.perf_counter() - began) * 1e3, 1), **resident(), "disk_bytes": disk_bytes()}
+
+    note("imported")
+    peer = FgrEdge(bundle, "", threads, new_tokens)
+    note("opened")
+    peer.first_token(picture)
+    note("first token")
+    peer.decode(new_tokens)
+    note("decoded")
+    return {"steps": steps, "peak_bytes": high_water_bytes(), "cache_slots": peer._recognizer._decoder.capacity}
+
+
+def resident() -> dict[str, int]:
+    """Resident bytes of this process: mapped files, and its own."""
+    text = Path("/proc/self/smaps_rollup").read_text()
+    total, own = (int(re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[1]) * 1024 for name in ("Rss", "Anonymous"))
+    return {"mapped_bytes": total - own, "own_bytes": own}
+
+
+def high_water_bytes() -> int:
+    """The most that was resident at once."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def disk_bytes() -> int:
+    """What block devices delivered for this process."""
+    return int(re.search(r"^read_bytes: (\d+)", Path("/proc/self/io").read_text(), re.MULTILINE)[1])
+
+
+def put_out_of_cache(bundle: Path) -> None:
+    """All of the bundle's files; needs no rights."""
+    for path in bundle.iterdir():
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fdatasync(handle)
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(handle)
+
+
+def sizes(bundle: Bundle, slots: int) -> dict[str, int]:
+    """Weights by kind, and the cache."""
+    files = {name: entry["size"] for name, entry in bundle.manifest["files"].items()}
+    graphs = sum(size for name, size in files.items() if name.endswith(".data"))
+    per_token = Traffic.of(bundle, screened=True).cache_bytes_per_token
+    return {"graphs": graphs, "embedding": files[EMBEDDING], "cache": slots * per_token}
+
+
+def judged(size: dict[str, int], starts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The peak as a multiple of what has to be there, and reads as a multiple of the graphs' weights."""
+    peak = max(run["peak_bytes"] for runs in starts.values() for run in runs)
+    whole, read = sum(size.values()), size["graphs"] + size["cache"]
+    return {
+        "peak_bytes": peak,
+        "of_weights_and_cache": ratio(peak, whole),
+        "of_weights_read_and_cache": ratio(peak, read),
+        "limit": LIMIT,
+        "cold_reads_of_graphs": ratio(starts["cold"][0]["steps"]["first token"]["disk_bytes"], size["graphs"]),
+    }
+
+
+def show(document: dict[str, Any]) -> None:
+    """Roofline first."""
+    found, memory, machine = document["decode"], document["memory"], document["machine"]
+    rate = found["read_bandwidth_gbps"]
+    print(f"read bandwidth {rate['p50']} GB/s ({rate['min']} to {rate['max']}), {document['threads']} threads")
+    print(f"{machine['cpu']}, load {machine['load_average_1m']}, noise {machine['noise_percent']} %")
+    share = found["roofline_share"]["p50"]
+    print(
+        f"decode {cell(found['tokens_per_s'], 2)} tokens/s, {found['bytes_per_token'] / 1e9:.3f} GB a token: "
+        f"{cell(100 * share, 0)} % of the roofline\n"
+    )
+    rows = []
+    for kind, runs in document["starts"].items():
+        for step, values in runs[0]["steps"].items():
+            row = (f"{kind}: {step}", cell(values["ms"] / 1e3, 2))
+            rows.append((*row, *(cell(values[key] / 1e9, 2) for key in ("mapped_bytes", "own_bytes", "disk_bytes"))))
+    print(table(("step", "s", "mapped GB", "own GB", "from disk GB"), rows))
+    print(
+        f"peak {memory['peak_bytes'] / 1e9:.2f} GB: {memory['of_weights_and_cache']} of weights and cache, "
+        f"{memory['of_weights_read_and_cache']} without the embedding table (limit {LIMIT}); "
+        f"cold start read {memory['cold_reads_of_graphs']} of the graphs' weights from disk"
+    )
+
+
+if __name__ == "__main__":
+    main()
