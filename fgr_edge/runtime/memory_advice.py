@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fgr_edge.runtime.inspection import readable
-from fgr_edge.runtime.memory_facts import BYTES_PER_WEIGHT, CACHE_STEP, INT4, MemoryFacts
+from fgr_edge.runtime.memory_facts import BYTES_PER_WEIGHT, INT4, MemoryFacts
 from fgr_edge.runtime.memory_plan import Item, MemoryPlan, Suggestion, plan_memory
-from fgr_edge.runtime.plan_devices import PlanDevice
+from fgr_edge.runtime.plan_devices import GIB, MIB, PlanDevice
 
 PICTURES = ((1280, 720), (640, 480), (448, 336))  # a camera's usual sizes
-ANSWERS = (512, 256, 64)  # tokens after the prompt: a shorter thought, then direct answers
-HEAD_PARTS = 4
-Change = tuple[str, MemoryFacts, int]  # what is changed, the facts then, parts of the head
+SMALL_PICTURE = (640, 480)
+THOUGHTS = (512, 256, 64)  # tokens of an answer; the last is a direct one
+WORKSPACE_MIB = 256
+ENGINES = ("tensorrt", "tensorrt-rtx")
+Change = tuple[str, MemoryFacts, int | None]  # what is changed, the facts then, bytes that a kernel may use in building
 
 
 def advised(plan: MemoryPlan) -> MemoryPlan:
@@ -26,43 +28,77 @@ def advised(plan: MemoryPlan) -> MemoryPlan:
     suggestions = [_planned(change, plan.device) for change in _changes(plan.facts)]
     # What saves nothing is no suggestion.
     helpful = [s for s in suggestions if s.run_bytes < plan.run_bytes or s.build_bytes < plan.build_bytes]
-    return replace(plan, suggestions=tuple(helpful))
+    return replace(plan, suggestions=(*helpful, *_swap(plan)))
 
 
 def _planned(change: Change, device: PlanDevice) -> Suggestion:
-    text, facts, parts = change
-    plan = plan_memory(facts, device, head_parts=parts)
+    text, facts, workspace_bytes = change
+    plan = plan_memory(facts, device, workspace_bytes=workspace_bytes)
     return Suggestion(text, plan.run_bytes, plan.build_bytes, plan.fits)
 
 
 def _changes(facts: MemoryFacts) -> Iterator[Change]:
-    """One change at a time, then all of them."""
-    smallest, parts, words = facts, 1, []
+    """One change at a time, then those that cost the least, together."""
+    yield from _smaller_pictures(facts)
+    for name, precision in _narrower(facts):
+        yield f"narrower weights: export again with --precision {name}", facts.changed(precision=precision), None
+    yield from _shorter(facts)
+    if facts.target in ENGINES and facts.head_inside:
+        yield "the head as a graph of its own: export again with this version", facts.with_head_apart(), None
+    if facts.target == "tensorrt":
+        yield f"smaller head tactics: build with --workspace-mb {WORKSPACE_MIB}", facts, WORKSPACE_MIB * MIB
+    if facts.screen_bytes:
+        yield "no coarse copy of the head: export again with --no-screen", replace(facts, screen_bytes=0), None
+    yield from _together(facts)
+
+
+def _smaller_pictures(facts: MemoryFacts) -> Iterator[Change]:
     for width, height in PICTURES:
         if width * height < facts.pixels:
             smaller = facts.changed(pixels=width * height)
-            yield f"smaller pictures: export again with --image-size {width}x{height}", smaller, 1
-    if facts.pixels > 640 * 480:
-        smallest = smallest.changed(pixels=640 * 480)
-        words.append("640x480")
-    for name, precision in _narrower(facts):
-        yield f"narrower weights: export again with --precision {name}", facts.changed(precision=precision), 1
-        if name == "int4":
-            smallest = smallest.changed(precision=precision)
-            words.append("int4")
-    for answer in ANSWERS:
-        shorter = _rounded(facts.prompt_tokens + answer)
-        if shorter < facts.tokens:
-            yield f"shorter sequences: --max-tokens {shorter}", facts.changed(tokens=shorter), 1
-    if facts.target in ("tensorrt", "tensorrt-rtx"):
-        yield f"the head built in {HEAD_PARTS} parts", facts, HEAD_PARTS
-        parts = HEAD_PARTS
-        words.append("split head")
-    if facts.screen_bytes:
-        yield "no coarse copy of the head: export again with --no-screen", replace(facts, screen_bytes=0), 1
-        smallest = replace(smallest, screen_bytes=0)
+            yield f"smaller pictures: export again with --image-size {width}x{height}", smaller, None
+
+
+def _shorter(facts: MemoryFacts) -> Iterator[Change]:
+    """Engines have a cache of one length, ONNX Runtime's is as long as the answer wants."""
+    seen = {facts.cache_slots}
+    for tokens in THOUGHTS:
+        shorter = facts.changed(tokens=facts.prompt_tokens + tokens)
+        if shorter.cache_slots < min(seen):
+            seen.add(shorter.cache_slots)
+            how = f"build with --cache-length {shorter.cache_slots}"
+            text = how if facts.target in ENGINES else f"recognize with --think-budget {tokens}"
+            yield f"shorter answers: {text}", shorter, None
+
+
+def _together(facts: MemoryFacts) -> Iterator[Change]:
+    """Small pictures, int4, the head apart and its tactics small: what leaves thoughts as long as they are."""
+    words = []
+    width, height = SMALL_PICTURE
+    if facts.pixels > width * height:
+        facts = facts.changed(pixels=width * height)
+        words.append(f"--image-size {width}x{height}")
+    if any(name == "int4" for name, _ in _narrower(facts)):
+        facts = facts.changed(precision=dict(INT4))
+        words.append("--precision int4")
+    if facts.target in ENGINES and facts.head_inside:
+        facts = facts.with_head_apart()
+        words.append("the head apart")
+    workspace_bytes = WORKSPACE_MIB * MIB if facts.target == "tensorrt" else None
+    if workspace_bytes:
+        words.append(f"--workspace-mb {WORKSPACE_MIB}")
     if len(words) > 1:
-        yield f"together: {', '.join(words)}", smallest, parts
+        yield f"together: {', '.join(words)}", facts, workspace_bytes
+
+
+def _swap(plan: MemoryPlan) -> Iterator[Suggestion]:
+    """A builder's own memory can be swapped out, what the GPU uses cannot."""
+    left = plan.device.available_bytes
+    if plan.device.shared and plan.run_bytes <= left < plan.build_bytes:
+        gib = -(-(plan.build_bytes - left) // GIB)
+        yield Suggestion(
+            f"{gib} GiB of swap while building, which takes longer", plan.run_bytes, plan.build_bytes, True
+        )
 
 
 def _narrower(facts: MemoryFacts) -> Iterator[tuple[str, dict[str, str]]]:
@@ -73,10 +109,6 @@ def _narrower(facts: MemoryFacts) -> Iterator[tuple[str, dict[str, str]]]:
         yield "int8", dict.fromkeys(facts.precision, "int8")
     if BYTES_PER_WEIGHT[facts.precision["decoder"]] > 0.7:
         yield "int4", dict(INT4)
-
-
-def _rounded(tokens: int) -> int:
-    return -(-tokens // CACHE_STEP) * CACHE_STEP
 
 
 def plan_table(plan: MemoryPlan) -> str:

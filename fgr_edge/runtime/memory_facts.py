@@ -148,6 +148,11 @@ class MemoryFacts:
             facts = replace(facts, tokens=tokens, prefill_tokens=min(facts.prefill_tokens, tokens))
         return facts
 
+    def with_head_apart(self) -> MemoryFacts:
+        """The same model with its head as a graph of its own."""
+        head = self.head_graph_bytes
+        return replace(self, decoder_bytes=self.decoder_bytes - head, head_bytes=head, head_inside=False)
+
 
 def read_facts(manifest: Manifest, *, pixels: int | None = None, tokens: int | None = None) -> MemoryFacts:
     """The facts of a bundle.

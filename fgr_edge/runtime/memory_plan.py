@@ -116,13 +116,13 @@ class MemoryPlan:
         return values
 
 
-def plan_memory(facts: MemoryFacts, device: PlanDevice, *, head_parts: int = 1) -> MemoryPlan:
+def plan_memory(facts: MemoryFacts, device: PlanDevice, *, workspace_bytes: int | None = None) -> MemoryPlan:
     """The plan, without suggestions.
 
     Args:
-        head_parts: graphs that the head is cut into for building.
+        workspace_bytes: that a kernel may use while it is built; None is all that it wants.
     """
-    items = (*_run_items(facts, device), *_build_items(facts, head_parts))
+    items = (*_run_items(facts), *_build_items(facts, workspace_bytes))
     opening = _opening_bytes(facts) if facts.target in ("cpu", "cuda") else 0
     run = max(_total(items, "run"), opening)
     build = _total(items, "build")
@@ -133,7 +133,7 @@ def _total(items: tuple[Item, ...], phase: Phase, place: Place | None = None) ->
     return sum(item.bytes for item in items if item.phase == phase and place in (None, item.place))
 
 
-def _run_items(facts: MemoryFacts, device: PlanDevice) -> list[Item]:
+def _run_items(facts: MemoryFacts) -> list[Item]:
     on_gpu = facts.target != "cpu"
     place: Place = "device" if on_gpu else "host"
     engine = facts.target not in ("cpu", "cuda")
@@ -158,24 +158,24 @@ def _run_items(facts: MemoryFacts, device: PlanDevice) -> list[Item]:
     return items
 
 
-def _build_items(facts: MemoryFacts, head_parts: int) -> list[Item]:
+def _build_items(facts: MemoryFacts, workspace_bytes: int | None) -> list[Item]:
     """Of the graph that takes most; graphs are built one after another."""
     cost = BUILD.get(facts.target)
     if cost is None:
         return []
-    decoder, head = facts.decoder_bytes, facts.head_bytes
-    if head_parts > 1 and facts.head_inside:
-        head = facts.head_graph_bytes
-        decoder -= head
-    largest = max(facts.vision_bytes, decoder, -(-head // head_parts))
-    tactic = round(facts.head_weights * HEAD_TACTIC_BYTES / head_parts)
-    # Tactics are timed on a GPU; RTX builds without one and times nothing.
-    timed = [] if facts.target == "tensorrt-rtx" else [Item("head tactics", tactic, "build", "device", "assumed")]
-    return [
+    largest = max(facts.vision_bytes, facts.decoder_bytes, facts.head_bytes)
+    items = [
         Item("builder", cost.base_bytes, "build", "host", cost.basis),
         Item("graph at work", round(cost.factor * largest), "build", "host", cost.basis),
-        *timed,
-        *([Item("CUDA context", CUDA_CONTEXT_BYTES, "build", "device", "assumed")] if timed else []),
+    ]
+    if facts.target == "tensorrt-rtx":  # builds without a GPU, and times nothing
+        return items
+    tactic = round(facts.head_weights * HEAD_TACTIC_BYTES)
+    tactic = tactic if workspace_bytes is None else min(tactic, workspace_bytes)
+    return [
+        *items,
+        Item("head tactics, in one piece", tactic, "build", "device", "assumed"),
+        Item("CUDA context", CUDA_CONTEXT_BYTES, "build", "device", "assumed"),
     ]
 
 

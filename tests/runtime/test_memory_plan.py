@@ -81,14 +81,17 @@ def test_a_plan_adds_up_and_survives_json(tiny_models: TinyModels) -> None:
     assert document["fits"] is True and document["suggestions"] == []
 
 
-def test_a_3b_in_16_bits_cannot_be_built_on_an_orin_nx_and_int4_with_a_split_head_can() -> None:
+def test_a_3b_in_16_bits_cannot_be_built_on_an_orin_nx_and_int4_can() -> None:
     plan = advised(plan_memory(facts_3b("tensorrt", "fp16", tokens=1500), DEVICES["orin-nx"]))
     assert plan.fits is False and plan.run_bytes < plan.device.available_bytes < plan.build_bytes
-    changes = {s.change.split(":")[0]: s for s in plan.suggestions}
+    workspace = next(s for s in plan.suggestions if "--workspace-mb" in s.change)
     together = next(s for s in plan.suggestions if s.change.startswith("together"))
     assert together.fits and "int4" in together.change
     assert together.build_bytes < plan.build_bytes and together.run_bytes < plan.run_bytes
-    assert changes["the head built in 4 parts"].run_bytes == plan.run_bytes  # only building gets smaller
+    assert workspace.run_bytes == plan.run_bytes and workspace.build_bytes < plan.build_bytes
+    (swap,) = (s for s in plan.suggestions if "swap" in s.change)
+    gib = int(swap.change.split()[0])
+    assert 0 <= plan.device.available_bytes + gib * GIB - plan.build_bytes < GIB
     assert "does not fit" in plan_table(plan)
 
 
@@ -162,3 +165,21 @@ def test_the_command_prints_a_plan_and_its_json(tiny_models: TinyModels, fgr_edg
     assert document["plan"]["fits"] is True and document["family"] == "qwen2_5_vl"
     assert fgr_edge("inspect", path, "--image-size", "640x480").code == 2
     assert fgr_edge("inspect", path, "--plan", "nothing").code == 1
+
+
+def test_a_head_of_its_own_makes_the_largest_graph_smaller() -> None:
+    inside = replace(facts_3b("tensorrt", "fp16"), head_inside=True)
+    inside = replace(inside, decoder_bytes=inside.decoder_bytes + inside.head_bytes, head_bytes=0)
+    apart = inside.with_head_apart()
+    assert apart.weight_bytes == inside.weight_bytes
+    before, after = (plan_memory(facts, ROOMY) for facts in (inside, apart))
+    assert after.build_bytes < before.build_bytes and after.run_bytes == before.run_bytes
+
+
+def test_shorter_answers_name_the_option_of_their_engine() -> None:
+    small = PlanDevice("small", 2 * GIB, 0, "nothing", shared=True)
+    for target, option in (("tensorrt", "--cache-length"), ("cpu", "--think-budget")):
+        facts = replace(facts_3b(target, "fp16"), tokens=3000, branches=0)  # type: ignore[arg-type]
+        changes = [s.change for s in advised(plan_memory(facts, small)).suggestions if "shorter" in s.change]
+        assert changes and all(option in change for change in changes)
+        assert len(changes) == len(set(changes))
