@@ -8,7 +8,8 @@ In: engines and tensors by name. Out: the same. Knows no model, and no files.
     graphs     a call of the smallest shape of its profile (decode: one token; a camera's picture, where the engine was
                built for it) is captured as a CUDA graph: its first run warms up, its second is captured, from then on
                one launch runs it all
-    stream     uploads, all engines and downloads follow one another on one stream; only a download waits
+    stream     uploads, all engines and downloads follow one another on one stream; only reading a result waits: the
+               logits of a token, and once a picture its embeddings, which the host puts into the prompt
 
 An engine writes its cache by scattering rows to where they belong. Newer ones say that output and input are the same
 memory (`get_aliased_input_tensor`), and are held to it. Older ones copy what they do not write onto itself.

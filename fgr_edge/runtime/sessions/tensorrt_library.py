@@ -189,7 +189,7 @@ def _imported(facts: ProductFacts) -> Any:
 
 def _built_for_cuda(module: str) -> int | None:
     """The CUDA that the installed package is for, by its name; None where it is not from a package (JetPack)."""
-    from importlib import metadata  # 15 ms, and only engines need it
+    from importlib import metadata  # slow to import, and only engines need it
 
     for major in CUDA_MAJORS:
         try:
