@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from fgr_edge.bulk.shard import ShardDone, ShardTask
-from fgr_edge.bulk.worker import Instructions, Labeller
+from fgr_edge.bulk.worker import DEATHS_AT_MOST, Instructions, Labeller
 from fgr_edge.errors import EngineError, FgrEdgeError
 
 log = logging.getLogger(__name__)
@@ -89,21 +89,29 @@ class _Worker:
 
         Raises:
             FgrEdgeError: what the worker ran into.
+            EngineError: workers die before they begin.
         """
-        while True:
+        code: int | None = None
+        for _ in range(DEATHS_AT_MOST + 1):
             try:
                 self._pipe.send(task)
                 answer: ShardDone | FgrEdgeError = self._pipe.recv()
             except (EOFError, OSError) as error:
                 self._process.join()
+                code = self._process.exitcode
                 if self._stopped:
                     raise EngineError(f"shard {task.number} was given up, because another failed") from error
-                log.warning("a worker died (exit %s) in shard %d: another begins", self._process.exitcode, task.number)
+                log.warning("a worker died (exit %s) in shard %d: another begins", code, task.number)
                 self._start()
                 continue
             if isinstance(answer, FgrEdgeError):
                 raise answer
             return answer
+        raise EngineError(
+            f"{DEATHS_AT_MOST + 1} workers died before they began shard {task.number}, the last with exit {code}; "
+            "expected memory for every worker, and in a script the guard "
+            '`if __name__ == "__main__":` around what starts them'
+        )
 
     def stop(self) -> None:
         """End the process, wherever it is: a shard is whole or absent."""

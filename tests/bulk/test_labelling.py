@@ -153,6 +153,26 @@ def test_a_photograph_that_kills_every_worker_is_named(
             worker.Labeller(None)(task)  # type: ignore[arg-type]  # it does not come to read them
 
 
+def test_a_script_without_a_guard_is_told_so(config: Config, tmp_path: Path) -> None:
+    given = config(workers=2)
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+from pathlib import Path
+from fgr_edge.bulk.config import LabelConfig
+from fgr_edge.bulk.labelling import label_photographs
+from fgr_edge.export.progress import progress_bar
+paths = [Path(path) for path in {[str(given.bundle), str(given.source), str(given.output)]}]
+label_photographs(LabelConfig(*paths, workers=2), progress_bar)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert done.returncode == 1
+    assert "4 workers died before they began shard 0" in done.stderr.splitlines()[-1]
+
+
 def test_another_bundle_option_or_source_is_not_mixed_in(
     config: Config, nano_bundle: Callable[..., Path], nano_labels: Path, store: Path, tmp_path: Path
 ) -> None:
