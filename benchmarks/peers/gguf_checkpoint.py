@@ -121,7 +121,8 @@ def write_vision(checkpoint: Path, path: Path, kind: str) -> None:
     writer.add_vision_use_silu(True)
     writer.add_vision_n_wa_pattern(vision["fullatt_block_indexes"][0] + 1)
     writer.add_vision_attention_layernorm_eps(config["rms_norm_eps"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, vision["depth"])
+    # The merger's matrices are numbered, too: 0 and 2, which the map knows if there are as many blocks.
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, max(3, vision["depth"]))
     for row in stored_tensors(checkpoint):
         if row.name.startswith("visual."):
             for name, tensor in vision_pieces(row):
