@@ -153,6 +153,7 @@ def test_a_kept_picture_is_seen_and_read_once(tiny_models: TinyModels) -> None:
     encode = recognizer._vision.encode
     recognizer._vision.encode = lambda patches: seen.append(1) or encode(patches)  # type: ignore[method-assign, func-returns-value]
     picture = drawing(90, 120)
+    recognizer(drawing(90, 120, 1), mode="reason", think_budget=5)  # the cache has grown to what thoughts need
     recognizer(picture)
     calls = counted(recognizer)
     recognizer(np.asarray(picture), mode="reason", think_budget=5)
