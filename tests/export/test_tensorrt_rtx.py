@@ -92,7 +92,7 @@ def one(dimension: str) -> int:
 @pytest.mark.parametrize("shape", ["qwen2.5", "qwen3"])
 def test_the_builder_compiles_every_scheme_of_both_families(tiny_models: TinyModels, shape: str, name: str) -> None:
     folder = graphs(tiny_models, shape, name)
-    for path in (folder / "vision.onnx", with_cache_length(folder / "decoder.onnx")):
+    for path in (folder / "vision.onnx", with_cache_length(folder / "decoder.onnx"), folder / "head.onnx"):
         engine, complaints = build(path, 89)
         assert complaints == [] and engine, path.name
 
