@@ -89,6 +89,10 @@ class Drafter:
         self._table.add(self._text, self._start)
         self._start = len(self._text)
 
+    def forget(self) -> None:
+        """Know what was known before the first text, and no more."""
+        self._table = self._known()
+
     def draft(self, most: int, grow: Grow | None = None) -> Draft:
         """Guess at most `most` tokens, fewer where `grow` says that more are not worth it."""
         text, found, expected = self._text[-ORDER:], Draft(), 0.0

@@ -165,6 +165,11 @@ class Recognizer:
             return PredictionStream(self._answer_freely(image, request))
         return PredictionStream(self._name(image, request, self._scorer, top_k))
 
+    def forget_texts(self) -> None:
+        """Guess no more from texts written so far: for measurements, which ask about the same pictures again."""
+        if self._speculation is not None:
+            self._speculation.forget()
+
     def see(self, image: ImageInput) -> ImageEmbeds:
         """The picture as the decoder gets it; `evidence` and `stages` take it instead of the picture.
 

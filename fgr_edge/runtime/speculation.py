@@ -121,6 +121,10 @@ class Speculation:
         self._settle()
         self._drafter.finish()
 
+    def forget(self) -> None:
+        """Texts that are finished are no source of guesses any more; the phrases of the bundle stay one."""
+        self._drafter.forget()
+
     def advance(self, tokens: Sequence[int]) -> LazyLogits:
         """Append tokens; logits after the last, until the next call."""
         self.counts.tokens += len(tokens)
@@ -225,6 +229,9 @@ class Speculation:
         """Keep the beginning of the first text; when there is enough of it, compute it together and compare."""
         probe = self._probe
         assert probe is not None
+        if len(tokens) > 1:  # given, not written: begin again behind them
+            probe.clear()
+            return logits
         wanted = PROBED - COMPARED <= len(probe) < PROBED
         probe.append(
             (tokens[0], logits.full().copy() if wanted and self._doubt_share is not None else np.empty(0, np.float32))

@@ -100,6 +100,19 @@ def test_a_finished_text_is_learned_and_an_abandoned_one_is_not() -> None:
     assert made.draft(5).tokens == [4, 5]
 
 
+def test_what_was_learned_can_be_forgotten_and_what_was_known_before_stays() -> None:
+    made = drafter([7, 8, 9])
+    for token in (1, 2, 3):
+        made.take(token)
+    made.finish()
+    made.forget()
+    made.begin([])
+    made.take(1)
+    assert made.draft(5).tokens == []
+    made.take(7)
+    assert made.draft(5).tokens == [8, 9]
+
+
 def test_a_text_that_goes_on_after_it_was_finished_is_learned_once() -> None:
     made = drafter()
     made.take(1)
