@@ -2,7 +2,8 @@
 
 In: an open recognizer and the path of a picture. Out: an `AnswerRun`. The cascade is the caller's own: ask directly,
 and ask again with reasoning where the direct answer abstained or its probability is below a bound. Nothing is kept
-between the two calls, so a picture that goes on costs both.
+between the two calls, so a picture that goes on costs both. Before each answer the recognizer forgets the texts that it
+has written: a round asks about the pictures of the last one, whose thoughts it would guess word by word.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ COUNTS = ("prompt_tokens", "generated_tokens", "scored_tokens")
 
 @dataclass(frozen=True, slots=True)
 class AnswerRun:
-    """timings: of the last call; reasoned: whether the cascade went on; answer_ms: by the clock of the caller."""
+    """timings: of the last call; reasoned: whether the cascade went on; answer_ms: by the clock of the caller.
+
+    speculated: tokens of a thought, and the decoder's calls for them; None without speculation.
+    """
 
     picture: int
     answer_ms: float
     timings: Timings
     abstained: bool
     reasoned: bool
+    speculated: tuple[int, int] | None = None
 
 
 class Asker:
@@ -53,13 +58,21 @@ class Asker:
     def ask(self, number: int, mode: BenchMode) -> AnswerRun:
         """Answer one of the pictures."""
         picture = self._pictures[number]
+        self._recognizer.forget_texts()
+        before = self._counts()
         start = time.perf_counter()
         found = self._reason(picture) if mode == "reason" else self._recognizer(picture)
         reasoned = mode == "cascade" and self._unsure(found)
         if reasoned:
             found = self._reason(picture)
         answer_ms = (time.perf_counter() - start) * 1e3
-        return AnswerRun(number, answer_ms, found.timings, found.abstained, reasoned)
+        after = self._counts()
+        speculated = None if before is None or after is None else (after[0] - before[0], after[1] - before[1])
+        return AnswerRun(number, answer_ms, found.timings, found.abstained, reasoned, speculated)
+
+    def _counts(self) -> tuple[int, int] | None:
+        counts = self._recognizer.speculated
+        return None if counts is None else (counts.tokens, counts.calls)
 
     def _reason(self, picture: Path) -> Prediction:
         return self._recognizer(picture, mode="reason", think_budget=self._think_budget)
@@ -75,7 +88,14 @@ def summarize(runs: Sequence[AnswerRun], mode: BenchMode) -> Answers:
         stages={} if mode == "cascade" else _stages([run.timings for run in runs]),
         reasoned_share=rounded(sum(run.reasoned for run in runs) / len(runs)) if mode == "cascade" else None,
         abstained_share=rounded(sum(run.abstained for run in runs) / len(runs)),
+        tokens_per_call=_tokens_per_call(runs),
     )
+
+
+def _tokens_per_call(runs: Sequence[AnswerRun]) -> float | None:
+    pairs = [run.speculated for run in runs if run.speculated is not None]
+    calls = sum(calls for _, calls in pairs)
+    return rounded(sum(tokens for tokens, _ in pairs) / calls) if calls else None
 
 
 def unsteadiness(runs: Sequence[AnswerRun]) -> float | None:

@@ -87,12 +87,14 @@ class Answers(TypedDict):
         stages: by name, in the units of their names; empty for the cascade.
         reasoned_share: of pictures that went on to reason; None but for the cascade.
         abstained_share: of answers.
+        tokens_per_call: of thoughts, where the runtime guesses several and checks them in one call of the decoder.
     """
 
     answer_ms: Spread
     stages: dict[str, Spread]
     reasoned_share: float | None
     abstained_share: float
+    tokens_per_call: float | None
 
 
 class Starts(TypedDict):

@@ -128,6 +128,11 @@ def _about_tails(done: Measured) -> Iterator[str]:
 def _about_answers(done: Measured, recognizer: Recognizer) -> Iterator[str]:
     if recognizer.labels is None and done.answers:
         yield "no labels were given and the bundle has none: the model answered freely, and no probabilities were read"
+    if recognizer.speculated is not None and "reason" in done.answers:
+        yield (
+            "thoughts: the runtime guesses tokens, from the bundle's phrases and the text itself, and checks several "
+            "at once; what it had learned from earlier thoughts was forgotten before each answer. tg decodes one by one"
+        )
     runs = done.answers.get("cascade")
     if runs:
         yield (

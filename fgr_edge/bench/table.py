@@ -191,6 +191,8 @@ def _answers(document: Document) -> Iterator[Row]:
         for name, values in answers["stages"].items():
             if values["max"] and name not in INNER and (generated or name != "decode_ms"):  # what did not happen is out
                 yield Row(mode, name, values)
+        if answers["tokens_per_call"] is not None:
+            yield Row(mode, "tokens_per_call", single(answers["tokens_per_call"]))
         yield Row(mode, "answer_ms", answers["answer_ms"])
         if answers["reasoned_share"] is not None:
             yield Row(mode, "reasoned_share", single(answers["reasoned_share"]))

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fgr_edge.bench import bandwidth
+from fgr_edge.bench.answers import Asker
 from fgr_edge.bench.benchmark import BenchConfig, bench
 from fgr_edge.bench.document import Document
 from fgr_edge.bench.page import check_writable, page, write_page
@@ -23,6 +24,7 @@ from fgr_edge.bench.tokens import prompt_tokens
 from fgr_edge.bench.traffic import Traffic
 from fgr_edge.errors import ConfigError, ImageError, StorageError
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.recognizer import Recognizer
 from tests.command import Done
 
 ROUNDS, PICTURES = 2, 2
@@ -106,6 +108,22 @@ def test_a_cascade_below_certainty_always_reasons_and_pays_for_both(document: Do
     assert any(f"{ROUNDS * PICTURES} of {ROUNDS * PICTURES} went on" in note for note in document["notes"])
 
 
+def test_a_thought_is_not_guessed_from_the_last_round_s(bundle: Path, birds_folder: Path) -> None:
+    recognizer = Recognizer(bundle)
+    asker = Asker(recognizer, [birds_folder / "0.png"], 0.5, 8)
+    assert recognizer._speculation is not None
+
+    def learned() -> int:
+        return len(recognizer._speculation._drafter._table or ())  # type: ignore[union-attr]
+
+    recognizer.forget_texts()
+    known = learned()
+    asker.ask(0, "reason")
+    assert learned() > known
+    asker.ask(0, "direct")
+    assert learned() == known
+
+
 def test_decode_is_held_against_the_bandwidth_of_its_own_round(document: Document, bundle: Path) -> None:
     (decode,) = document["decode"]
     samples = document["samples"]
@@ -164,7 +182,19 @@ def test_every_format_has_every_measure_with_its_samples_and_says_whether_it_was
 
 
 def test_units_stand_in_the_name_of_every_measure(document: Document) -> None:
-    units = ("_ms", "_per_s", "_per_token", "_share", "_tokens", "_mb", "_gbps", "_watts", "_answer", "_and_cache")
+    units = (
+        "_ms",
+        "_per_s",
+        "_per_token",
+        "_share",
+        "_tokens",
+        "_mb",
+        "_gbps",
+        "_watts",
+        "_answer",
+        "_and_cache",
+        "_call",
+    )
     assert [row.measure for row in rows(document) if not row.measure.endswith(units)] == []
 
 
