@@ -326,7 +326,9 @@ class Decoder:
         self.length = length
 
     def _call(self, step: Step) -> DecoderCall:
-        key = (step.count, len(step.rows), step.width)
+        # A mask of the whole cache has one shape however much of it is masked.
+        width = step.width if "tree_mask" in self._session.input_names else 1
+        key = (step.count, len(step.rows), width)
         call = self._calls.pop(key, None)
         if call is None:
             # A camera's prompts are all of one length: the shapes used last stay bound, one token among them.

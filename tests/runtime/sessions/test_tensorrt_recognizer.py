@@ -129,6 +129,7 @@ def test_a_bundle_answers_as_its_graphs_do(
         found, expected = on_gpu(picture), on_cpu(picture)
         assert found.label == expected.label
         assert found.probability == pytest.approx(expected.probability, abs=1e-4 if precision == "fp32" else 2e-2)
+    assert {width for _, _, width in on_gpu._decoder._calls} == {1}, "trees of one size are one bound call"
 
 
 def test_reasoning_is_the_same_text_and_one_launch_a_token(
