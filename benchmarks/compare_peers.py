@@ -18,7 +18,8 @@ error        norm of the difference of the logits to float32's, both centred, ov
 
     python -m benchmarks.compare_peers --checkpoint DIR [--environments out/peers] [--models out/peers/models]
                                        [--only PATTERN...] [--rounds 6] [--new-tokens 64] [--prompt-tokens 300]
-                                       [--labels 81] [--threads 2] [--prepare] [--json FILE] [--plot FILE]
+                                       [--labels 81] [--threads 2] [--measures decode,picture,labels]
+                                       [--prepare] [--json FILE] [--plot FILE]
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import statistics
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,42 +41,15 @@ from benchmarks.machine import describe_machine
 from benchmarks.peers.bars import bars
 from benchmarks.peers.chart import draw
 from benchmarks.peers.contenders import CONTENDERS, Contender, Places, conversions, start_command
+from benchmarks.peers.entrant import ANSWER_S, MOST_ERROR, Entrant, ask, logits_error, summarize, warm_up
 from benchmarks.peers.process import ROOT, PeerError, PeerProcess
 from benchmarks.peers.task import Task, make_task
 from benchmarks.picture import write_picture
-from benchmarks.report import cell, percentiles, publish, ratio, table
+from benchmarks.report import cell, publish, table
 
-OPEN_S, ANSWER_S, CONVERT_S = 300.0, 400.0, 3600.0
+OPEN_S, CONVERT_S = 300.0, 3600.0
 SETTLE_S = 0.25  # a peer's worker threads spin for a while after its last call
 BANDWIDTH_S = 0.3
-MOST_ERROR = {32: 1e-3, 8: 0.1, 4: 0.6}
-"""Of the logits, by bits of a weight: beyond it the contender computes something else."""
-
-
-@dataclass
-class Entrant:
-    """A contender in the run, and what it did.
-
-    Attributes:
-        reason: why it takes no part; None while it does.
-        missing: what it cannot do, and why.
-        done: answers by what was asked, one a round.
-    """
-
-    contender: Contender
-    process: PeerProcess | None = None
-    reason: str | None = None
-    missing: dict[str, str] = field(default_factory=dict)
-    memory: dict[str, int | None] = field(default_factory=dict)
-    check: dict[str, Any] = field(default_factory=dict)
-    done: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    def leave(self, reason: str) -> None:
-        """Take no further part."""
-        self.reason = reason
-        if self.process is not None:
-            self.process.close()
-            self.process = None
 
 
 def prepare(contenders: Sequence[Contender], places: Places) -> dict[str, str]:
@@ -125,58 +98,6 @@ def enter(contender: Contender, places: Places, threads: int, names_file: Path) 
     return entrant
 
 
-def ask(entrant: Entrant, request: dict[str, Any]) -> dict[str, Any] | None:
-    """An answer; None, and a note, where it cannot."""
-    if entrant.process is None or request["do"] in entrant.missing:
-        return None
-    try:
-        return entrant.process.ask(request, ANSWER_S)
-    except PeerError as error:
-        entrant.missing[request["do"]] = str(error).removeprefix("NotImplementedError: ")
-        return None
-
-
-def warm_up(entrant: Entrant, task: Task, reference: dict[str, Any], scratch: Path) -> None:
-    """Everything once; memory and the proof that it is the same model are taken here."""
-    decoded = ask(entrant, task.decode)
-    if decoded is None:
-        entrant.leave(entrant.missing["decode"] if entrant.reason is None else entrant.reason)
-        return
-    ask(entrant, task.picture)
-    assert entrant.process is not None
-    entrant.memory = entrant.process.memory()
-    told = ask(entrant, {"do": "logits", "ids": task.ids, "to": str(scratch)})
-    scored = ask(entrant, task.labels)
-    if told is None:
-        entrant.leave(f"it does not show its logits: {entrant.missing['logits']}")
-        return
-    entrant.check = compare_logits(np.load(scratch), decoded["tokens"], scored, reference)
-    most = MOST_ERROR[entrant.contender.bits]
-    if entrant.check["error"] > most:
-        entrant.leave(f"not the same model: its logits differ by {entrant.check['error']}, at most {most} expected")
-
-
-def compare_logits(
-    logits: Any, tokens: Sequence[int], scored: dict[str, Any] | None, reference: dict[str, Any]
-) -> dict[str, Any]:
-    """Distances to the float32 model: logits, greedy tokens, labels."""
-    same = [a == b for a, b in zip(tokens, reference["tokens"], strict=False)]
-    far = None
-    if scored is not None:
-        far = round(float(np.abs(np.array(scored["log_probs"]) - reference["log_probs"]).max()), 4)
-    return {
-        "error": logits_error(logits, reference["logits"]),
-        "equal_tokens": same.index(False) if False in same else len(same),
-        "label_log_prob_difference": far,
-    }
-
-
-def logits_error(logits: Any, expected: Any) -> float:
-    """Norm of the difference over the norm, both centred: a constant added to all logits changes nothing."""
-    found, expected = (np.asarray(row, np.float64) - np.mean(row, dtype=np.float64) for row in (logits, expected))
-    return round(float(np.linalg.norm(found - expected) / np.linalg.norm(expected)), 6)
-
-
 def reference_of(places: Places, task: Task, threads: int, names_file: Path, scratch: Path) -> dict[str, Any]:
     """Logits, greedy tokens and label scores of transformers in float32, kept beside the models.
 
@@ -199,13 +120,15 @@ def reference_of(places: Places, task: Task, threads: int, names_file: Path, scr
     return {key: found[key] for key in found.files}
 
 
-def run_rounds(entrants: Sequence[Entrant], task: Task, rounds: int, bandwidth: ReadBandwidth) -> list[float]:
+def run_rounds(
+    entrants: Sequence[Entrant], requests: Sequence[dict[str, Any]], rounds: int, bandwidth: ReadBandwidth
+) -> list[float]:
     """Fill in what everybody does; GB/s of each round."""
     rates = []
     for number in range(rounds):
         turn = number % len(entrants)
         for entrant in (*entrants[turn:], *entrants[:turn]):
-            for request in (task.decode, task.picture, task.labels):
+            for request in requests:
                 time.sleep(SETTLE_S)
                 answered = ask(entrant, request)
                 if answered is not None:
@@ -214,33 +137,6 @@ def run_rounds(entrants: Sequence[Entrant], task: Task, rounds: int, bandwidth: 
         rates.append(bandwidth.gbps(BANDWIDTH_S))
         print(f"round {number + 1} of {rounds}: {rates[-1]:.1f} GB/s", flush=True)
     return rates
-
-
-def summarize(entrant: Entrant, new_tokens: int) -> dict[str, Any]:
-    """One contender's row."""
-    contender, done = entrant.contender, entrant.done
-    decoded, scored = done.get("decode", []), done.get("labels", [])
-    tpot = percentiles([one["ms"] / (new_tokens - 1) for one in decoded])
-    best = [one["best_ms"] for one in scored if one["best_ms"] is not None]
-    return {
-        "peer": contender.peer,
-        "bits": contender.bits,
-        "block": contender.block,
-        "reason": entrant.reason,
-        "missing": entrant.missing,
-        "versions": {} if entrant.process is None else entrant.process.ready["versions"],
-        "open_ms": None if entrant.process is None else round(entrant.process.ready["open_ms"], 1),
-        "decode_tokens_per_s": ratio(1000, tpot["p50"]),
-        "tpot_ms": tpot,
-        "first_token_ms": percentiles([one["first_ms"] for one in decoded]),
-        "picture_ms": percentiles([one["ms"] for one in done.get("picture", [])]),
-        "picture_prompt_tokens": next((one["prompt_tokens"] for one in done.get("picture", [])), None),
-        "labels_ms": percentiles([one["ms"] for one in scored]),
-        "labels_with_prompt_ms": percentiles([one["ms"] + one["prompt_ms"] for one in scored]),
-        "best_label_ms": percentiles(best),
-        **({"peak_bytes": None, "anonymous_bytes": None} | entrant.memory),
-        "check": entrant.check,
-    }
 
 
 def show(document: dict[str, Any]) -> None:
@@ -277,7 +173,9 @@ def compare(
     """The whole run, from processes that are open to the document."""
     machine = describe_machine()
     bandwidth = ReadBandwidth(options.threads)
-    rates = run_rounds([entrant for entrant in entrants if entrant.reason is None], task, options.rounds, bandwidth)
+    here = [entrant for entrant in entrants if entrant.reason is None]
+    requests = [request for request in (task.decode, task.picture, task.labels) if request["do"] in options.measures]
+    rates = run_rounds(here, requests, options.rounds, bandwidth)
     rows = {entrant.contender.name: summarize(entrant, options.new_tokens) for entrant in entrants}
     return {
         "benchmark": "peers",
@@ -314,10 +212,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=300)
     parser.add_argument("--labels", type=int, default=81)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measures", default="decode,picture,labels", help="of these, with commas between them")
     parser.add_argument("--prepare", action="store_true", help="make all models, measure nothing")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    options.measures = options.measures.split(",")
     if options.rounds < 1 or options.new_tokens < 2:
         parser.error("--rounds must be at least 1 and --new-tokens at least 2")
     return options
@@ -347,7 +247,7 @@ def main() -> None:
         for contender in chosen:
             entrants.append(entrant := enter(contender, places, options.threads, names_file))
             if entrant.reason is None:
-                warm_up(entrant, task, reference, scratch)
+                warm_up(entrant, task, options.measures, reference, scratch)
             elif contender.name in failed:
                 entrant.reason = failed[contender.name]
             print(f"{contender.name}: {entrant.reason or entrant.check}", flush=True)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare_peers import MOST_ERROR, Entrant, ask, compare_logits, enter, summarize
+from benchmarks.compare_peers import enter
 from benchmarks.peers.bars import bars
 from benchmarks.peers.chart import draw
 from benchmarks.peers.contenders import CONTENDERS, Contender, Places, conversions, start_command
+from benchmarks.peers.entrant import MOST_ERROR, Entrant, ask, compare_logits, summarize
 from benchmarks.peers.process import PeerError, PeerProcess
 from benchmarks.peers.text_checkpoint import stored_tensors, text_config, write_text_checkpoint
 from benchmarks.peers.worker import Generated, Scored, Seen, token_log_probs
