@@ -21,7 +21,7 @@ from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.feed import picture_feed
 from fgr_edge.runtime.habits import Habits
 from fgr_edge.runtime.head import LazyLogits, open_head
-from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches, load_image, preprocess
+from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches
 from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
@@ -32,6 +32,7 @@ from fgr_edge.runtime.prediction import Prediction, PredictionStream, result_of
 from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
 from fgr_edge.runtime.request import Request
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
+from fgr_edge.runtime.shortcuts import read_patches
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.speculation import MOST_ROWS, Speculation
 from fgr_edge.runtime.stages import STAGE_TOKENS, Stages, greedy, logits_along
@@ -52,8 +53,9 @@ class Recognizer:
         bundle: folder that `fgr-edge export` wrote.
         labels: class names to choose among, a `LabelSet`, or a file of them; None takes the bundle's own, if it has
             any. With none at all the model answers freely.
+        fast_pictures: large pictures are opened by shortcuts that give other pixels: see `shortcuts.py`.
         device: where the graphs run; None takes the bundle's target. "cpu" runs every bundle, on ONNX Runtime.
-        threads: for one operator; None takes one per core.
+        threads: for one operator, and for large pictures; None takes one per core, or what `fgr-edge tune` found.
         speculate: whether several tokens of a thought are guessed and checked at once; greedy text is the same. With
             "rounded" it may differ where two tokens are as likely within the engine's rounding: faster for long
             thoughts of quantized models. On ONNX Runtime's CPU only; see `speculation`.
@@ -78,6 +80,7 @@ class Recognizer:
         *,
         device: Device | None = None,
         threads: int | None = None,
+        fast_pictures: bool = False,
         speculate: bool | Literal["rounded"] = True,
         keep_picture: bool = False,
     ) -> None:
@@ -87,6 +90,7 @@ class Recognizer:
         self.labels = _label_set(labels) if stored is None else stored.labels
         graphs = open_graphs(opened, device, threads)
         self._image_config = read_spec(ImageConfig, manifest["image"], "image")
+        self._picture_threads, self._fast_pictures = threads, fast_pictures
         self._embedding = opened.embedding()
         self._prompts = PromptBuilder(
             opened.file("tokenizer.json"), read_spec(PromptSpec, manifest["prompt"], "prompt")
@@ -176,7 +180,7 @@ class Recognizer:
         Raises:
             ImageError: the picture cannot be used.
         """
-        return self._vision.encode(preprocess(load_image(image), self._image_config))
+        return self._vision.encode(self._patches(image))
 
     def stages(
         self,
@@ -330,7 +334,7 @@ class Recognizer:
     def _read(self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer | None = None) -> Context:
         """Everything up to the first logits; leaves room in the cache for what follows."""
         start = time.perf_counter()
-        patches = None if isinstance(image, ImageEmbeds) else preprocess(load_image(image), self._image_config)
+        patches = None if isinstance(image, ImageEmbeds) else self._patches(image)
         preprocessed = time.perf_counter()
         embeds = image if isinstance(image, ImageEmbeds) else self._seen(cast(Patches, patches))
         seen = time.perf_counter()
@@ -347,6 +351,9 @@ class Recognizer:
         room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
         times = (start, preprocessed, seen, time.perf_counter())
         return Context(request.mode, patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
+
+    def _patches(self, image: ImageInput) -> Patches:
+        return read_patches(image, self._image_config, fast=self._fast_pictures, threads=self._picture_threads)
 
     def _default_sampling(self, request: Request, left: int) -> SamplingConfig:
         """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and is left."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.feed import picture_feed
-from fgr_edge.runtime.image import ImageInput, Patches, load_image, preprocess
+from fgr_edge.runtime.image import ImageInput, Patches
 from fgr_edge.runtime.label_scorer import DIRECT, LabelScorer
 from fgr_edge.runtime.prompt import Mode, Prompt
 from fgr_edge.runtime.recognizer import Recognizer
@@ -42,7 +42,7 @@ class Stepper:
 
     def patches(self, picture: ImageInput) -> Patches:
         """The preprocessed picture."""
-        return preprocess(load_image(picture), self._recognizer._image_config)
+        return self._recognizer._patches(picture)
 
     def vision_tables(self, patches: Patches) -> dict[str, npt.NDArray[Any]]:
         """What the vision graph is given beside the pixels."""

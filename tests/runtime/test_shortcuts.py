@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fgr_edge import Recognizer
 from fgr_edge.errors import ImageError
 from fgr_edge.runtime import resampling, resize
 from fgr_edge.runtime.image import load_image, preprocess
@@ -137,3 +140,12 @@ def test_shortcuts_refuse_what_the_exact_way_refuses() -> None:
     cut = jpeg(photograph(640, 480))
     with pytest.raises(ImageError, match="cannot be decoded"):
         read_patches(cut[: len(cut) // 2], SMALL, fast=True)
+
+
+def test_a_recognizer_takes_frames_and_shortcuts(nano_bundle: Callable[..., Path]) -> None:
+    frame = nv12(960, 720)
+    exact = Recognizer(nano_bundle("int8"))
+    fast = Recognizer(nano_bundle("int8"), fast_pictures=True)
+    rgb = exact.see(np.asarray(load_image(frame))).tokens
+    assert np.array_equal(exact.see(frame).tokens, rgb)
+    assert 0 < np.abs(fast.see(frame).tokens - rgb).mean() < 0.2 * np.abs(rgb).mean()
