@@ -162,19 +162,25 @@ def start(bundle: Path, picture: Path, threads: int, new_tokens: int, rounds: in
 
 def resident() -> dict[str, int]:
     """Resident bytes of this process: mapped files, and its own."""
-    text = Path("/proc/self/smaps_rollup").read_text()
-    total, own = (int(re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[1]) * 1024 for name in ("Rss", "Anonymous"))
-    return {"mapped_bytes": total - own, "own_bytes": own}
+    own = 1024 * _number("smaps_rollup", r"^Anonymous:\s+(\d+)")
+    return {"mapped_bytes": 1024 * _number("smaps_rollup", r"^Rss:\s+(\d+)") - own, "own_bytes": own}
 
 
 def high_water_bytes() -> int:
     """The most that was resident at once."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    return 1024 * _number("status", r"^VmHWM:\s+(\d+)")
 
 
 def disk_bytes() -> int:
     """What block devices delivered for this process."""
-    return int(re.search(r"^read_bytes: (\d+)", Path("/proc/self/io").read_text(), re.MULTILINE)[1])
+    return _number("io", r"^read_bytes: (\d+)")
+
+
+def _number(file: str, pattern: str) -> int:
+    found = re.search(pattern, Path("/proc/self", file).read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"/proc/self/{file} has nothing like {pattern}: this benchmark needs Linux")
+    return int(found[1])
 
 
 def put_out_of_cache(bundle: Path) -> None:
