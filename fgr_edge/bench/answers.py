@@ -2,8 +2,8 @@
 
 In: an open recognizer and the path of a picture. Out: an `AnswerRun`. The cascade is the caller's own: ask directly,
 and ask again with reasoning where the direct answer abstained or its probability is below a bound. Nothing is kept
-between the two calls, so a picture that goes on costs both. Before each answer the recognizer forgets the texts that it
-has written: a round asks about the pictures of the last one, whose thoughts it would guess word by word.
+between the two calls, so a picture that goes on costs both. Before each pass over the pictures the recognizer forgets
+the texts that it has written: those of the last pass are about the same pictures, and would be guessed word by word.
 """
 
 from __future__ import annotations
@@ -55,10 +55,14 @@ class Asker:
         self._below = below
         self._think_budget = think_budget
 
+    def ask_all(self, mode: BenchMode) -> list[AnswerRun]:
+        """Answer every picture once, as a recognizer that is new to them."""
+        self._recognizer.forget_texts()
+        return [self.ask(number, mode) for number in range(len(self._pictures))]
+
     def ask(self, number: int, mode: BenchMode) -> AnswerRun:
         """Answer one of the pictures."""
         picture = self._pictures[number]
-        self._recognizer.forget_texts()
         before = self._counts()
         start = time.perf_counter()
         found = self._reason(picture) if mode == "reason" else self._recognizer(picture)

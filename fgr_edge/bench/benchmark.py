@@ -182,12 +182,7 @@ def _energy(config: BenchConfig, asker: Asker, tokens: TokenRunner, pictures: Se
     """Joules of an answer in each mode, and of a generated token."""
 
     def answers(mode: BenchMode) -> Work:
-        def once() -> int:
-            for number in range(len(pictures)):
-                asker.ask(number, mode)
-            return len(pictures)
-
-        return once
+        return lambda: len(asker.ask_all(mode))
 
     work: dict[str, Work] = {}
     if config.new_tokens:  # first, because answers overwrite what was read

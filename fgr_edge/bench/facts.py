@@ -130,8 +130,8 @@ def _about_answers(done: Measured, recognizer: Recognizer) -> Iterator[str]:
         yield "no labels were given and the bundle has none: the model answered freely, and no probabilities were read"
     if recognizer.speculated is not None and "reason" in done.answers:
         yield (
-            "thoughts: the runtime guesses tokens, from the bundle's phrases and the text itself, and checks several "
-            "at once; what it had learned from earlier thoughts was forgotten before each answer. tg decodes one by one"
+            "thoughts: the runtime guesses tokens from the bundle's phrases and from what it wrote about the pictures "
+            "before, and checks several at once; each round it began with none written. tg decodes one by one"
         )
     runs = done.answers.get("cascade")
     if runs:

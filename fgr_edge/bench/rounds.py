@@ -121,11 +121,7 @@ class Rounds:
         ]
 
     def _answers(self, mode: BenchMode) -> Callable[[Measured], None]:
-        def measure(into: Measured) -> None:
-            runs = [self.asker.ask(number, mode) for number in range(len(self.pictures))]
-            into.answers.setdefault(mode, []).extend(runs)
-
-        return measure
+        return lambda into: into.answers.setdefault(mode, []).extend(self.asker.ask_all(mode))
 
     def _prefill(self, count: int) -> Callable[[Measured], None]:
         return lambda into: into.prefill_ms.setdefault(count, []).append(self.tokens.prefill_ms(count))
