@@ -64,7 +64,7 @@ def open_cuda(extra: str, needed: int | None = None) -> Cuda:
     except ImportError as error:
         raise MissingExtraError(
             f"cuda-python is not installed ({error}); pip install 'fgr-edge[{extra}]', on a Jetson with JetPack 6: "
-            "pip install 'cuda-python==12.*'"
+            "pip install 'cuda-python==12.*'; without a GPU open the bundle with device='cpu'"
         ) from error
     _check_driver(runtime, extra, needed)
     return Cuda(runtime)

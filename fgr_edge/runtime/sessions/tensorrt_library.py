@@ -183,7 +183,8 @@ def _imported(facts: ProductFacts) -> Any:
     except (ImportError, OSError) as error:
         raise MissingExtraError(
             f"{facts.module} cannot be imported ({error}); pip install 'fgr-edge[{facts.extra}]'. On a Jetson JetPack "
-            "brings it: make the environment with python3 -m venv --system-site-packages"
+            "brings it: make the environment with python3 -m venv --system-site-packages. Without a GPU open the "
+            "bundle with device='cpu'"
         ) from error
 
 
