@@ -59,21 +59,19 @@ def label_photographs(config: LabelConfig, progress_bar: ProgressBar) -> dict[st
         tasks = tasks_of(folder, [photograph.name for photograph in store.photographs], config.shard_size)
         done = {task.number: found for task in tasks if (found := read_shard(task)) is not None}
         missing = [task for task in tasks if task.number not in done]
-        kept = len(done)
-        if kept:
-            log.info("%d of %d shards are there already", kept, len(tasks))
+        if done:
+            log.info("%d of %d shards are there already", len(done), len(tasks))
         with progress_bar("label", len(store.photographs)) as step:
             step(sum(shard.records for shard in done.values()))
             if missing:
                 with closing(_engine(config, bundle, instructions, missing)) as shards:
                     for shard in shards:
-                        done[shard.number] = shard
                         step(shard.records)
         remove_partial(folder)
-        index = write_index(folder.parent, plan, _checked(tasks, done))
+        index = write_index(folder.parent, plan, _checked(tasks))
     return {
         **index,
-        "shards_kept": kept,
+        "shards_kept": len(done),
         "photographs_labelled": sum(len(task.names) for task in missing),
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -102,15 +100,13 @@ def _engine(
     return run_on_ray(instructions, tasks, config.workers, address=config.ray_address, gpu=gpu)
 
 
-def _checked(tasks: Sequence[ShardTask], done: dict[int, ShardDone]) -> list[ShardDone]:
-    """Every shard as its file says: what a worker on another machine reports may not have arrived in this one's."""
+def _checked(tasks: Sequence[ShardTask]) -> list[ShardDone]:
+    """Every shard as its file says: what a worker on another machine wrote may not have arrived on this one's disk."""
     shards = [read_shard(task) for task in tasks]
-    wrong = [
-        task.file for task, shard in zip(tasks, shards, strict=True) if shard is None or shard != done.get(task.number)
-    ]
-    if wrong:
+    lost = [task.file for task, shard in zip(tasks, shards, strict=True) if shard is None]
+    if lost:
         raise StorageError(
-            f"{len(wrong)} shards are not what their workers wrote, such as {wrong[0]}; expected an output that every "
-            "machine sees: repeat the command to write them again"
+            f"{len(lost)} shards are not there, such as {lost[0]}, though their workers wrote them; expected an output "
+            "that every machine sees: repeat the command to write them again"
         )
     return [shard for shard in shards if shard is not None]

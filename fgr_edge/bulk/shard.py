@@ -1,8 +1,8 @@
 """A shard: a JSONL file with one record a photograph, in the order of the plan; whole, or absent.
 
 A shard is written under a temporary name beside its place, put on the disk and renamed, so its own name is proof that
-it is finished. Two workers that write the same shard, as after a retry that came too early, write the same bytes: the
-second rename changes nothing. Knows files, not models.
+it is finished. Two workers that write the same shard, as after a retry that came too early, write the same records: the
+second rename adds none. Knows files, not models.
 """
 
 from __future__ import annotations

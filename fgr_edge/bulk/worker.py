@@ -1,7 +1,8 @@
 """A worker: opens the bundle once, and labels shard after shard. The same on one machine and on many.
 
 In: `Instructions`, and the photographs of a shard. Out: the shard's file. A photograph that cannot be read becomes a
-record with an error. Records hold no times: labelling the same photograph again gives the same bytes.
+record with an error. Records hold no times: labelling the same photograph again gives the same record, but for an
+engine's rounding, which may depend on what was read before.
 """
 
 from __future__ import annotations
