@@ -1,11 +1,11 @@
-"""Session settings chosen by measurement: threads, spinning and arena of ONNX Runtime for one bundle on this machine.
+"""Session settings chosen by measurement: how ONNX Runtime uses this machine's CPU and memory for one bundle.
 
 In: a bundle. Out: a `Tuning`, to be written by `runtime.tuning.write_tuning`. No setting changes a result.
 
 One setting after another is tried against the best so far, alternatives in turns within each round, each in sessions
 of its own. What counts is the time of one answer: a picture of 640 x 480 (fewer pixels, where the model takes fewer),
 its prompt, and 32 tokens, medians over the rounds. A busy machine's noise must not decide:
-1. threads and spinning stay at the defaults unless another value is faster by 2 %;
+1. threads, spinning and pages stay at the defaults unless another value is faster by 2 %;
 2. the arena is given up where that costs less than 2 %: without it, vision's activations are not kept in memory while
    the decoder runs.
 """
@@ -77,7 +77,7 @@ def tune(
     machine = this_machine()
     measure = measure or _Answer(bundle).times
     counts = _thread_counts(machine.cores)
-    total = rounds * (len(counts) + 2 + 2)
+    total = rounds * (len(counts) + 2 + 2 + 2)
     best, done = SessionSettings(threads=machine.cores), 0
     measured: list[dict[str, Any]] = []
 
@@ -97,6 +97,7 @@ def tune(
 
     best = _faster([replace(best, threads=count) for count in counts], compare)
     best = _faster([best, replace(best, spinning="never")], compare)
+    best = _faster([best, replace(best, huge_pages=True)], compare)
     kept, given_up = compare([best, replace(best, arena=False)])
     if given_up < kept * WORTH:
         best = replace(best, arena=False)

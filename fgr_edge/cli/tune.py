@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fgr_edge.cli.root import app, print_json
+
+if TYPE_CHECKING:
+    from fgr_edge.runtime.sessions.settings import SessionSettings
 
 
 @app.command()
@@ -22,6 +25,7 @@ def tune(
 
     from fgr_edge.bench.tune import tune as measure_settings
     from fgr_edge.runtime.bundle import Bundle
+    from fgr_edge.runtime.sessions.settings import SessionSettings
     from fgr_edge.runtime.tuning import write_tuning
 
     opened = Bundle.open(bundle)
@@ -35,12 +39,18 @@ def tune(
         print_json(tuning.to_json())
         return
     for row in tuning.measured:
+        settings = SessionSettings(**{name: row[name] for name in SessionSettings.__slots__})
         print(
-            f"{row['threads']} threads, spinning {row['spinning']}, arena {'on' if row['arena'] else 'off'}: "
+            f"{_described(settings)}: "
             f"vision {row['vision_ms']:.1f} ms, prompt {row['prefill_ms']:.1f} ms, token {row['token_ms']:.2f} ms"
         )
-    chosen = tuning.settings
-    print(
-        f"kept: {chosen.threads} threads, spinning {chosen.spinning}, arena {'on' if chosen.arena else 'off'} "
-        f"({path.relative_to(opened.path)})"
-    )
+    print(f"kept: {_described(tuning.settings)} ({path.relative_to(opened.path)})")
+
+
+def _described(settings: SessionSettings) -> str:
+    words = [
+        f"{settings.threads} threads",
+        f"spinning {settings.spinning}",
+        f"arena {'on' if settings.arena else 'off'}",
+    ]
+    return ", ".join([*words, "huge pages"] if settings.huge_pages else words)

@@ -33,6 +33,7 @@ def timed(**factors: float) -> tuple[list[SessionSettings], tune_module.Measure]
         ms = 100.0
         ms *= factors.get(f"threads_{settings.threads}", 1.0)
         ms *= factors.get("never", 1.0) if settings.spinning == "never" else 1.0
+        ms *= factors.get("huge", 1.0) if settings.huge_pages else 1.0
         ms *= factors.get("no_arena", 1.0) if not settings.arena else 1.0
         return AnswerTimes(ms, ms, ms)
 
@@ -40,12 +41,12 @@ def timed(**factors: float) -> tuple[list[SessionSettings], tune_module.Measure]
 
 
 def test_faster_settings_are_kept(bundle: Bundle) -> None:
-    _, measure = timed(threads_4=0.7, threads_2=0.9, never=0.8, no_arena=0.5)
-    assert tune(bundle, measure=measure).settings == SessionSettings(4, "never", False)
+    _, measure = timed(threads_4=0.7, threads_2=0.9, never=0.8, huge=0.9, no_arena=0.5)
+    assert tune(bundle, measure=measure).settings == SessionSettings(4, "never", False, True)
 
 
 def test_noise_changes_no_threads_and_no_spinning(bundle: Bundle) -> None:
-    _, measure = timed(threads_4=0.99, threads_2=0.985, never=0.985, no_arena=1.05)
+    _, measure = timed(threads_4=0.99, threads_2=0.985, never=0.985, huge=0.99, no_arena=1.05)
     assert tune(bundle, measure=measure).settings == SessionSettings(8, "during calls", True)
 
 
@@ -59,9 +60,9 @@ def test_alternatives_take_turns_and_rows_tell_what_was_measured(bundle: Bundle)
     steps: list[tuple[int, int]] = []
     found = tune(bundle, rounds=2, measure=measure, progress=lambda done, total: steps.append((done, total)))
     assert [settings.threads for settings in asked[:6]] == [8, 4, 2, 4, 2, 8]
-    assert [row["threads"] for row in found.measured] == [8, 4, 2, 2, 2, 2, 2]
+    assert [row["threads"] for row in found.measured] == [8, 4, 2, 2, 2, 2, 2, 2, 2]
     assert found.measured[0]["answer_ms"] == 100 + 100 + 32 * 100
-    assert steps[-1] == (14, 14)
+    assert steps[-1] == (18, 18)
 
 
 def test_a_bundle_is_measured(nano_bundle: Callable[..., Path]) -> None:

@@ -88,20 +88,22 @@ def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("spinning", ["during calls", "never", "always"])
-@pytest.mark.parametrize("arena", [True, False])
-def test_settings_change_no_answer(bundle: Bundle, spinning: str, arena: bool) -> None:
+@pytest.mark.parametrize("other", [True, False])
+def test_settings_change_no_answer(bundle: Bundle, spinning: str, other: bool) -> None:
     import numpy as np
 
     picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     expected = Recognizer(bundle.path, ["Kiwi", "Lemon"])(picture)
-    settings = SessionSettings(threads=1, spinning=spinning, arena=arena)  # type: ignore[arg-type]
+    settings = SessionSettings(1, spinning, arena=other, huge_pages=not other)  # type: ignore[arg-type]
     write_tuning(bundle, replace(tuning(bundle), settings=settings))
     found = Recognizer(bundle.path, ["Kiwi", "Lemon"])(picture)
     assert found.label == expected.label
     assert found.probability == pytest.approx(expected.probability, abs=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"threads": 0}, {"threads": 1.5}, {"spinning": "sometimes"}, {"arena": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"threads": 0}, {"threads": 1.5}, {"spinning": "sometimes"}, {"arena": 1}, {"huge_pages": None}]
+)
 def test_settings_that_do_not_exist_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         SessionSettings(**wrong)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError, MissingExtraError
+from fgr_edge.runtime.sessions.huge_pages import collapse_large_areas
 from fgr_edge.runtime.sessions.session import Array, Buffer
 from fgr_edge.runtime.sessions.settings import SessionSettings
 
@@ -140,6 +141,8 @@ class OnnxRuntimeSession:
                 f"{path.name} was asked to run on {provider} and onnxruntime fell back to "
                 f"{', '.join(self._session.get_providers())}; check the GPU driver and the CUDA libraries"
             )
+        if settings.huge_pages:
+            collapse_large_areas()
         self._shapes = {value.name: value.shape for value in self._session.get_inputs()}
         self.input_names = frozenset(self._shapes)
         self._output_names = [value.name for value in self._session.get_outputs()]

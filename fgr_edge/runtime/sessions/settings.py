@@ -20,6 +20,8 @@ class SessionSettings:
             decoder sessions take turns on the same cores, and a worker that spins on takes half of the other's speed
             (vision of nano 15 -> 7 ms on 2 cores without).
         arena: whether activations come from a pool that is kept, or from the system's allocator and go back to it.
+        huge_pages: whether weights are moved onto huge pages once a graph is open, which takes half a second a
+            gigabyte.
 
     Raises:
         ConfigError: a value is none of these.
@@ -28,11 +30,13 @@ class SessionSettings:
     threads: int | None = None
     spinning: Spinning = "during calls"
     arena: bool = True
+    huge_pages: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise ConfigError(f"threads is {self.threads!r}, expected a whole number of at least 1, or None")
         if self.spinning not in get_args(Spinning):
             raise ConfigError(f"spinning is {self.spinning!r}, expected one of {', '.join(get_args(Spinning))}")
-        if type(self.arena) is not bool:
-            raise ConfigError(f"arena is {self.arena!r}, expected True or False")
+        for name in ("arena", "huge_pages"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected True or False")
