@@ -29,6 +29,9 @@ def build(
         Optional[list[str]],
         typer.Option(help="WxH of a camera's pictures, which get a profile of their own; may be repeated."),
     ] = None,
+    one_profile: Annotated[
+        bool, typer.Option("--one-profile", help="Prompts and single tokens share a profile: smaller engines.")
+    ] = False,
     strip: Annotated[
         bool, typer.Option("--strip", help="Leave the weights out of the engines; they are put in at opening.")
     ] = False,
@@ -53,6 +56,7 @@ def build(
             cache_length=cache_length,
             chunk=chunk,
             cameras=tuple(size for text in image_size or () if (size := parse_image_size(text)) is not None),
+            one_profile=one_profile,
             builder=BuilderSettings(
                 stripped=strip,
                 optimization_level=optimization_level,

@@ -74,6 +74,7 @@ class BuildConfig:
         cache_length: tokens of picture, answer and labels scored together; None leaves room for a thought.
         chunk: tokens of a prompt that go through the decoder at once.
         cameras: (width, height) of pictures that get a profile of their own.
+        one_profile: whether prompts and single tokens share one, which makes smaller engines (see `EngineSizes`).
         builder: how engines are built; its `sms` are filled in here.
         force: build again what is there already.
         quiet: no progress bar.
@@ -84,6 +85,7 @@ class BuildConfig:
     cache_length: int | None = None
     chunk: int = CHUNK
     cameras: tuple[tuple[int, int], ...] = ()
+    one_profile: bool = False
     builder: BuilderSettings = field(default_factory=BuilderSettings)
     force: bool = False
     quiet: bool = False
@@ -128,7 +130,7 @@ class _Job:
         manifest = self.bundle.manifest
         if graph == "vision":
             return vision_ranges(manifest, self.sizes)
-        return decoder_ranges(manifest, self.sizes) if graph == "decoder" else head_ranges(manifest)
+        return decoder_ranges(manifest, self.sizes) if graph == "decoder" else head_ranges(manifest, self.sizes)
 
 
 def build_engines(config: BuildConfig, *, here: Gpu | None = None, verifier: Verifier | None = None) -> Built:
@@ -180,7 +182,7 @@ def _job(config: BuildConfig, here: Gpu | None) -> _Job:
             f"{' or '.join(PRODUCTS)} to build some"
         )
     product = cast(Product, manifest["target"])
-    sizes = engine_sizes(manifest, config.cache_length, config.chunk, config.cameras)
+    sizes = engine_sizes(manifest, config.cache_length, config.chunk, config.cameras, one_profile=config.one_profile)
     schemes = sorted({*manifest["precision"].values(), *_kept(manifest["provenance"])} - {"float32", "float16"})
     named = tuple(check_gpu(name, product, schemes) for name in config.gpus)
     if named and product == "tensorrt":
@@ -225,7 +227,8 @@ def gpu_here(product: Product) -> Gpu:
 def _flags(sizes: EngineSizes) -> tuple[str, ...]:
     """The sizes, as part of what decides whether engines that are there are the ones wanted."""
     cameras = (f"camera-{width}x{height}" for width, height in sizes.cameras)
-    return (f"cache-{sizes.cache_length}", f"chunk-{sizes.chunk}", *cameras)
+    shared = ("one-profile",) if sizes.one_profile else ()
+    return (f"cache-{sizes.cache_length}", f"chunk-{sizes.chunk}", *cameras, *shared)
 
 
 def _kept(provenance: dict[str, Any]) -> set[str]:

@@ -51,8 +51,9 @@ _ADVICE = (
     ),
     (
         r"out of memory|OutOfMemory|OUT_OF_MEMORY|insufficient memory|Cuda Runtime.*memory|bad_alloc",
-        "memory ran out: close what else uses the GPU, give --workspace-mb 1024, a smaller --cache-length or --chunk, "
-        "or export with a smaller precision; `fgr-edge inspect BUNDLE --plan auto` says what fits",
+        "memory ran out: close what else uses the GPU, give --one-profile, --workspace-mb 1024, a smaller "
+        "--cache-length or --chunk, or export with a smaller precision; what fits is said by `fgr-edge inspect BUNDLE "
+        "--plan auto`",
     ),
     (
         r"workspace|could not find any implementation|no implementation|Could not find any",

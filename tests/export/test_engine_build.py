@@ -159,6 +159,14 @@ def test_prefill_and_decode_are_profiles_of_one_engine_with_a_cache_of_that_leng
     assert record.cache_length == 1536
 
 
+def test_one_profile_for_prompts_and_single_tokens_verifies_too(bundle: Path, installed: Install) -> None:
+    installed("10.3.0")
+    result = built(bundle, one_profile=True)
+    assert result.report["passed"]
+    assert [len(result.record.engines[graph].profiles) for graph in ("decoder", "head")] == [1, 1]
+    assert built(bundle).fresh, "other profiles are other engines"
+
+
 def spoiled(model: Any) -> None:
     """One norm's epsilon is a weight's size: what a wrong kernel might do."""
     if model.graph.name == "decoder":

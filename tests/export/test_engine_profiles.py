@@ -78,8 +78,14 @@ def test_decode_is_one_token_and_prefill_a_chunk_or_what_label_scoring_takes() -
     assert decoder_ranges(large, EngineSizes(2048, 64))["prefill"]["sequence"] == (1, 64, 128 + 32)
     assert decoder_ranges(small, EngineSizes(2048, 64))["prefill"]["sequence"] == (1, 64, 512 + 32)
     assert decoder_ranges(large, EngineSizes(2048, 512))["decode"] == {"sequence": (1, 1, 1), "rows": (1, 1, 1)}
-    assert head_ranges(large)["rows"]["rows"] == (1, 128, 128)
-    assert head_ranges(small)["rows"]["rows"] == (1, 512, 512)
+    assert head_ranges(large, EngineSizes(2048, 512))["rows"]["rows"] == (1, 128, 128)
+    assert head_ranges(small, EngineSizes(2048, 512))["rows"]["rows"] == (1, 512, 512)
+
+
+def test_one_profile_for_all_takes_what_two_take() -> None:
+    one = EngineSizes(2048, 512, one_profile=True)
+    assert decoder_ranges(manifest(), one) == {"prefill": {"sequence": (1, 512, 512), "rows": (1, 1, 128)}}
+    assert head_ranges(manifest(), one) == {"rows": {"rows": (1, 1, 128)}}
 
 
 def test_shapes_are_those_of_inputs_that_are_not_fixed() -> None:

@@ -22,7 +22,7 @@ from benchmarks.random_checkpoint import QWEN_3B, write_checkpoint  # noqa: E402
 from fgr_edge.errors import ConfigError, EngineError  # noqa: E402
 from fgr_edge.export.engine_build import BuildConfig, build_engines  # noqa: E402
 from fgr_edge.export.engine_graph import prepare_graph  # noqa: E402
-from fgr_edge.export.engine_profiles import head_ranges, profiles  # noqa: E402
+from fgr_edge.export.engine_profiles import EngineSizes, head_ranges, profiles  # noqa: E402
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint  # noqa: E402
 from fgr_edge.export.tensorrt import BuilderSettings, build_engine, load_library  # noqa: E402
 from fgr_edge.runtime.bundle import Bundle  # noqa: E402
@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from tests.command import Done
 
 THREE = ("sm86", "rtx-40", "rtx-50")  # SM86, 89 and 120
-PARTS = {"int4": {"vision": "int8", "decoder": "int4-128", "head": "int8", "method": "nearest"}}
+PARTS = {
+    "int4": {"precision": "int4", "method": "nearest"},
+    "int8-channel": {
+        "precision": "int8",
+        "vision": "int8-channel",
+        "decoder": "int8-channel",
+        "head": "int8-channel",
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +57,8 @@ def nano(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 def exported(checkpoint: Path, output: Path, precision: str, **options: Any) -> Path:
-    parts: dict[str, Any] = PARTS.get(precision, {})
-    config = ExportConfig(
-        checkpoint, output, "tensorrt-rtx", precision, proof=False, quiet=True, **{**parts, **options}
-    )
+    parts: dict[str, Any] = PARTS.get(precision, {"precision": precision})
+    config = ExportConfig(checkpoint, output, "tensorrt-rtx", proof=False, quiet=True, **parts, **options)
     return export_checkpoint(config)
 
 
@@ -73,9 +79,14 @@ def test_one_engine_of_nano_serves_three_generations(
     assert not build_engines(BuildConfig(bundle, gpus=THREE, cameras=((200, 190),), quiet=True)).fresh
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_layers_of_the_3b_shape_are_built(
-    nano_checkpoint: Path, tmp_path: Path, precision: str, record_property: Callable[[str, object], None]
+# Times the decoder's weights. TensorRT-RTX 1.7.1 stores some int8 weights whose scales are for blocks of 128 as float16,
+# and none whose scales are for rows.
+LARGEST = {"fp16": 1.1, "int8": 1.7, "int8-channel": 1.1, "int4": 1.15}
+
+
+@pytest.mark.parametrize("precision", LARGEST)
+def test_layers_of_the_3b_shape_are_built_in_engines_of_about_their_weights(
+    nano_checkpoint: Path, tmp_path: Path, precision: str
 ) -> None:
     few = replace(
         QWEN_3B, layers=1, vocab=2048, vision_depth=2, full_attention_blocks=(1,), tied=True, stored_head=False
@@ -83,11 +94,13 @@ def test_layers_of_the_3b_shape_are_built(
     checkpoint = write_checkpoint(tmp_path / "checkpoint", few, tokenizer=nano_checkpoint / "tokenizer.json")
     bundle = exported(checkpoint, tmp_path / "bundle", precision, image_size=(640, 480))
     shutil.rmtree(checkpoint)
-    built = build_engines(BuildConfig(bundle, gpus=("sm89",), cameras=((640, 480),), quiet=True))
-    record_property("peak_bytes", built.peak_bytes)
-    decoder = built.record.engines["decoder"]
-    weights = Bundle.open(bundle).manifest["files"]["decoder.onnx.data"]["size"]
-    assert weights < decoder.size_bytes < 1.5 * weights + 50_000_000
+    config = BuildConfig(bundle, gpus=("sm89",), cameras=((640, 480),), one_profile=True, quiet=True)
+    built = build_engines(config)
+    assert [profile.name for profile in built.record.engines["vision"].profiles] == ["any", "640x480"]
+    assert "one-profile" in built.record.flags
+    files = Bundle.open(bundle).manifest["files"]
+    ratio = built.record.engines["decoder"].size_bytes / files["decoder.onnx.data"]["size"]
+    assert 1 <= ratio < LARGEST[precision]
     shutil.rmtree(bundle)
 
 
@@ -108,7 +121,7 @@ def spoiled(nano: Callable[[str], Path], folder: Path, change: Callable[[Any], N
     model = onnx.load(str(prepared.path), load_external_data=False)
     change(model)
     onnx.save(model, str(prepared.path))
-    ranges = profiles(prepared.inputs, head_ranges(bundle.manifest))
+    ranges = profiles(prepared.inputs, head_ranges(bundle.manifest, EngineSizes(1024, 512)))
     with pytest.raises(EngineError) as caught:
         build_engine(library, prepared.path, ranges, BuilderSettings(sms=(89,)))
     return str(caught.value)
