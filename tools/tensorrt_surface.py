@@ -5,7 +5,7 @@
 
 Bindings are published as wheels of about 1 MB, apart from the libraries. They import as soon as the dynamic linker
 finds libraries with the symbols that they name: a stub that defines these is compiled here (cc), and the bindings are
-imported on it in a process of their own, which only ever asks for names. No object of TensorRT is made, nothing computed.
+imported on it in a process of their own, which only asks for names. No object of TensorRT is made, nothing computed.
 
 The documents are what `tests/export/test_tensorrt_api.py` holds the code against. Needs pip, a C compiler, and a Python
 of the version that the wheels are for (`--python`; 3.11 has one of every version).

@@ -79,8 +79,8 @@ def test_one_engine_of_nano_serves_three_generations(
     assert not build_engines(BuildConfig(bundle, gpus=THREE, cameras=((200, 190),), quiet=True)).fresh
 
 
-# Times the decoder's weights. TensorRT-RTX 1.7.1 stores some int8 weights whose scales are for blocks of 128 as float16,
-# and none whose scales are for rows.
+# Times the decoder's weights. TensorRT-RTX 1.7.1 stores some int8 weights with scales for blocks of 128 as float16, and
+# none with scales for rows.
 LARGEST = {"fp16": 1.1, "int8": 1.7, "int8-channel": 1.1, "int4": 1.15}
 
 
