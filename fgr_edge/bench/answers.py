@@ -1,9 +1,12 @@
 """Pictures to answers, timed: direct, reason, and the cascade of both.
 
 In: an open recognizer and the path of a picture. Out: an `AnswerRun`. The cascade is the caller's own: ask directly,
-and ask again with reasoning where the direct answer abstained or its probability is below a bound. Nothing is kept
-between the two calls, so a picture that goes on costs both. Before each pass over the pictures the recognizer forgets
-the texts that it has written: those of the last pass are about the same pictures, and would be guessed word by word.
+and ask again with reasoning where the direct answer abstained or its probability is below a bound. Asked again at
+once, the picture is not seen and read a second time, where the recognizer keeps it (`keep_picture`).
+
+Nothing else may profit from what was asked before: the recognizer forgets its texts before each pass over the pictures,
+because those of the last pass would be guessed word by word; and a picture asked about twice in a row is asked about
+after another one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+
+import numpy as np
 
 from fgr_edge.bench.document import Answers
 from fgr_edge.bench.spread import Spread, rounded, spread
@@ -24,6 +29,7 @@ MODES: tuple[BenchMode, ...] = get_args(BenchMode)
 # Of `Timings`, in the order in which they happen.
 STAGES = ("preprocess_ms", "vision_ms", "prefill_ms", "ttft_ms", "decode_ms", "labels_ms")
 COUNTS = ("prompt_tokens", "generated_tokens", "scored_tokens")
+ANOTHER = np.full((56, 56, 3), 128, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class Asker:
         self._pictures = pictures
         self._below = below
         self._think_budget = think_budget
+        self._last: int | None = None
 
     def ask_all(self, mode: BenchMode) -> list[AnswerRun]:
         """Answer every picture once, as a recognizer that is new to them."""
@@ -63,6 +70,9 @@ class Asker:
     def ask(self, number: int, mode: BenchMode) -> AnswerRun:
         """Answer one of the pictures."""
         picture = self._pictures[number]
+        if number == self._last:
+            self._recognizer(ANOTHER)
+        self._last = number
         before = self._counts()
         start = time.perf_counter()
         found = self._reason(picture) if mode == "reason" else self._recognizer(picture)

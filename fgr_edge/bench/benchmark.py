@@ -117,7 +117,7 @@ def _bench(
 ) -> Document:
     before = Snapshot.take()
     cold_start, memory = _starts(config, bundle, pictures[0], progress)
-    recognizer = _open(config)
+    recognizer = _open(config, keep_picture="cascade" in config.modes)
     asker = Asker(recognizer, pictures, config.cascade_below, config.think_budget)
     tokens = TokenRunner(recognizer)
     device = facts.device_of(bundle, config.device)
@@ -174,8 +174,10 @@ def _levels(config: BenchConfig, pictures: Sequence[Path], progress: ProgressBar
     return levels
 
 
-def _open(config: BenchConfig) -> Recognizer:
-    return Recognizer(config.bundle, config.labels, device=config.device, threads=config.threads)
+def _open(config: BenchConfig, *, keep_picture: bool = False) -> Recognizer:
+    return Recognizer(
+        config.bundle, config.labels, device=config.device, threads=config.threads, keep_picture=keep_picture
+    )
 
 
 def _energy(config: BenchConfig, asker: Asker, tokens: TokenRunner, pictures: Sequence[Path]) -> Energy:

@@ -136,7 +136,7 @@ def _about_answers(done: Measured, recognizer: Recognizer) -> Iterator[str]:
     runs = done.answers.get("cascade")
     if runs:
         yield (
-            "the cascade asks directly, and again with reasoning, for the cost of both, where the direct answer "
+            "the cascade asks directly, and again with reasoning, the picture kept, where the direct answer "
             f"abstained or was below the bound: {sum(run.reasoned for run in runs)} of {len(runs)} went on"
         )
 

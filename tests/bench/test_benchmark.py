@@ -101,7 +101,7 @@ def test_the_stages_of_an_answer_add_up_to_it(document: Document) -> None:
     assert document["answers"]["direct"]["stages"]["generated_tokens"]["max"] == 0
 
 
-def test_a_cascade_below_certainty_always_reasons_and_pays_for_both(document: Document) -> None:
+def test_a_cascade_below_certainty_always_reasons(document: Document) -> None:
     cascade = document["answers"]["cascade"]
     assert cascade["reasoned_share"] == 1 and cascade["stages"] == {}
     assert document["answers"]["direct"]["reasoned_share"] is None
@@ -125,6 +125,17 @@ def test_a_thought_is_not_guessed_from_the_last_round_s(bundle: Path, birds_fold
     assert sizes[0] == sizes[1] > known
     asker.ask_all("direct")
     assert learned() == known
+
+
+def test_the_picture_is_kept_within_a_cascade_and_nowhere_else(bundle: Path, birds_folder: Path) -> None:
+    recognizer = Recognizer(bundle, keep_picture=True)
+    asker = Asker(recognizer, [birds_folder / "0.png"], 1.0, 2)
+    seen = []
+    for mode in ("direct", "direct", "reason", "cascade"):
+        before = recognizer._picture.number
+        asker.ask(0, mode)  # type: ignore[arg-type]
+        seen.append(recognizer._picture.number - before)
+    assert seen == [1, 2, 2, 2]  # from the second on with another picture before; both calls of the cascade are one
 
 
 def test_decode_is_held_against_the_bandwidth_of_its_own_round(document: Document, bundle: Path) -> None:
