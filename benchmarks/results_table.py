@@ -25,6 +25,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     memory_plan result of memory_plan.py, `memory_plan.json`: predicted and measured
     speculation_texts  of `speculation*.json`, tokens a step on written texts, one row a configuration
     speculation        of them, tokens a second of bundles, one row a variant
+    speculation_rows   of them, calls of several tokens as multiples of one, one row a bundle
     prefill_chunks     results of prefill_chunks.py, `prefill_chunks*.json`
     gpu         results of gpu.py, `gpu*.json`, one row a section
     machine     what they were measured on
@@ -50,7 +51,16 @@ from benchmarks.bench_rows import bench_rows
 from benchmarks.peers.rows import absent_lines, bar_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
-from benchmarks.speculation_rows import BUNDLE_HEAD, CHUNK_HEAD, TEXT_HEAD, bundle_rows, chunk_rows, text_rows
+from benchmarks.speculation_rows import (
+    BUNDLE_HEAD,
+    CHUNK_HEAD,
+    ROWS_HEAD,
+    TEXT_HEAD,
+    bundle_rows,
+    chunk_rows,
+    cost_rows,
+    text_rows,
+)
 from benchmarks.target_rows import HEAD as TARGET_HEAD
 from benchmarks.target_rows import target_rows
 
@@ -430,6 +440,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "memory_plan": memory_plan,
     "speculation_texts": lambda results: markdown(TEXT_HEAD, [*chain(*map(text_rows, _named(results, "speculation")))]),
     "speculation": lambda results: markdown(BUNDLE_HEAD, [*chain(*map(bundle_rows, _named(results, "speculation")))]),
+    "speculation_rows": lambda results: markdown(ROWS_HEAD, [*chain(*map(cost_rows, _named(results, "speculation")))]),
     "prefill_chunks": lambda results: markdown(CHUNK_HEAD, chunk_rows(_named(results, "prefill_chunks"))),
     "gpu": gpu,
     "machine": machine,

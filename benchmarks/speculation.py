@@ -14,7 +14,11 @@ bundles     `Recognizer` in reason mode, with and without speculation, on photog
               phrases          and from the phrases that are stored in the bundle.
               phrases, rounded as that, near ties not made again (`speculate="rounded"`).
 
-    python benchmarks/speculation.py [--texts FILE --tokenizer FILE] [--bundle DIR ...] [--photographs LIST]
+rows        a decoder call of several tokens, beside one of one token, on bundles of any size: random tokens, logits of
+            every row read. Tokens a step over this is what speculation can gain.
+
+    python benchmarks/speculation.py [--texts FILE --tokenizer FILE] [--rows DIR ...] [--bundle DIR ...]
+                                     [--photographs LIST]
                                      [--rounds 5] [--pictures 100] [--threads 2] [--json FILE]
 """
 
@@ -32,14 +36,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.machine import describe_machine
 from benchmarks.report import publish, ratio, table
-from benchmarks.speculation_rows import BUNDLE_HEAD, TEXT_HEAD, bundle_rows, text_rows
+from benchmarks.speculation_rows import BUNDLE_HEAD, ROWS_HEAD, TEXT_HEAD, bundle_rows, cost_rows, text_rows
 from fgr_edge.runtime.drafts import BRANCHES, Drafter
 from fgr_edge.runtime.ngrams import NgramTable
+from fgr_edge.runtime.pace import ROWS
 
 Ids = list[int]
-CONFIGS = ((8, 1), (8, BRANCHES), (16, BRANCHES), (32, BRANCHES))  # rows of a call, branches of a node
+CONFIGS = ((8, 1), (8, BRANCHES), (16, BRANCHES))  # rows of a call, branches of a node
+CONTEXT, CALLS = 400, 8  # tokens in the cache when calls are timed; calls of a size in a round
 PLAIN = "plain"
 VARIANTS: dict[str, tuple[bool, Any]] = {  # phrases in the bundle, speculate
     PLAIN: (False, False),
@@ -73,7 +81,7 @@ class Steps:
 
 def simulate(drafter: Drafter, prompt: Ids, text: Ids, rows: int, done: Steps, *, learn: bool) -> None:
     """Write one text; the first token comes with the prompt."""
-    start = time.perf_counter()
+    start = time.process_time()
     drafter.begin(prompt)
     drafter.take(text[0])
     at = 1
@@ -94,7 +102,7 @@ def simulate(drafter: Drafter, prompt: Ids, text: Ids, rows: int, done: Steps, *
     if learn:
         drafter.finish()
     done.tokens += len(text) - 1
-    done.seconds += time.perf_counter() - start
+    done.seconds += time.process_time() - start
 
 
 def read_texts(path: Path, tokenizer: Path) -> list[tuple[Ids, Ids]]:
@@ -275,11 +283,41 @@ def bundles_of(
     return found
 
 
-# 3. Report
+# 3. Rows
+
+
+def rows_of(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
+    """Milliseconds of a call by its tokens: medians over rounds, sizes in turns."""
+    from fgr_edge import Recognizer
+
+    recognizer = Recognizer(bundle, threads=threads)
+    decoder, sizes = recognizer._decoder, (1, *ROWS)
+    ids = np.random.default_rng(0).integers(0, decoder.spec.vocab, CONTEXT + max(sizes))
+    embeds = recognizer._embedding.gather(ids)
+    positions = np.tile(np.arange(CONTEXT), (3, 1))
+    decoder.prefill(embeds[:CONTEXT], positions, max_new_tokens=max(sizes))
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    for number in range(rounds + 1):
+        for size in turned(list(sizes), number):
+            for _ in range(CALLS):
+                start = time.perf_counter()
+                decoder.check(embeds[CONTEXT : CONTEXT + size]).after(size - 1).full()
+                times[size].append((time.perf_counter() - start) * 1e3)
+                decoder.rewind(CONTEXT)
+    calls = {size: statistics.median(found[CALLS:]) for size, found in times.items()}
+    of_one = {str(size): ratio(ms, calls[1]) for size, ms in calls.items()}
+    return {"bundle": bundle.name, "ms": {str(size): round(ms, 3) for size, ms in calls.items()}, "of_one": of_one}
+
+
+# 4. Report
 
 
 def print_tables(document: dict[str, Any]) -> None:
-    for head, rows in ((TEXT_HEAD, text_rows(document)), (BUNDLE_HEAD, bundle_rows(document))):
+    for head, rows in (
+        (TEXT_HEAD, text_rows(document)),
+        (BUNDLE_HEAD, bundle_rows(document)),
+        (ROWS_HEAD, cost_rows(document)),
+    ):
         if rows:
             print(table(head, rows), end="\n\n")
 
@@ -292,6 +330,7 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=100)
     parser.add_argument("--bundle", type=Path, nargs="*", default=[])
     parser.add_argument("--photographs", type=Path, help="labelled list (see fgr_edge.data.labelled)")
+    parser.add_argument("--rows", type=Path, nargs="*", default=[], help="bundles whose calls are timed by their size")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
@@ -305,6 +344,7 @@ def main() -> None:
         "machine": describe_machine(),
         "settings": {"rounds": given.rounds, "pictures": given.pictures, "threads": given.threads},
         "texts": texts,
+        "rows": [rows_of(path, given.rounds, given.threads) for path in given.rows],
         "bundles": bundles_of(given.bundle, given.photographs, given.rounds, given.pictures, given.threads),
     }
     print_tables(document)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import cell
+from fgr_edge.runtime.pace import ROWS
 
 Rows = list[list[str]]
 Object = Mapping[str, Any]
@@ -21,6 +22,7 @@ TEXT_HEAD = (
     "guessing, ms a step",
 )
 BUNDLE_HEAD = ("bundle, pictures: variant", "tokens/s", "tokens a call", "texts that differ", "near ties", "load")
+ROWS_HEAD = ("bundle", "one token, ms", *(f"{rows} tokens" for rows in ROWS))
 CHUNK_HEAD = (
     "bundle: prompt",
     "chunk, tokens",
@@ -56,6 +58,14 @@ def bundle_rows(document: Object) -> Rows:
         ]
         for entry in document["bundles"]
         for name, one in entry["variants"].items()
+    ]
+
+
+def cost_rows(document: Object) -> Rows:
+    """One row a bundle: calls of several tokens as multiples of one."""
+    return [
+        [one["bundle"], cell(one["ms"]["1"], 2), *(cell(one["of_one"][str(rows)], 2, "x") for rows in ROWS)]
+        for one in document["rows"]
     ]
 
 

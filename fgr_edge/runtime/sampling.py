@@ -73,31 +73,23 @@ class Sampler:
         Raises:
             EngineError: a logit is not a number, or +inf.
         """
-        config = self._config
+        config, penalty = self._config, self._config.repetition_penalty
+        doubted: LazyLogits | None = None
         if isinstance(logits, LazyLogits):
-            known = None if config.do_sample else logits.likeliest(self._seen, config.repetition_penalty)
+            known = None if config.do_sample else logits.likeliest(self._seen, penalty)
             if known is not None:
                 return self._chosen(known)
-            if logits.again is not None and not config.do_sample and self._is_near_tie(logits):
-                return self.next(logits.again())
+            doubted = logits if not config.do_sample and logits.again is not None else None
             logits = logits.full()
-        if config.repetition_penalty != 1.0:
+        if penalty != 1.0:
             logits = self._penalized(logits)
         likeliest = int(logits.argmax())  # the first NaN, where there is one
         if not np.isfinite(logits[likeliest]):
             raise EngineError(NOT_FINITE)
+        if doubted is not None and _lead(logits, likeliest) <= doubted.doubt * max(penalty, 1 / penalty):
+            assert doubted.again is not None
+            return self.next(doubted.again())
         return self._chosen(self._draw(logits) if config.do_sample else likeliest)
-
-    def _is_near_tie(self, logits: LazyLogits) -> bool:
-        """Whether the first two are no further apart than the doubt in them; false where they are no numbers."""
-        penalty = self._config.repetition_penalty
-        row = logits.full() if penalty == 1.0 else self._penalized(logits.full())
-        first = int(row.argmax())
-        largest = row[first]
-        row[first] = -np.inf
-        second = row.max()
-        row[first] = largest
-        return bool(largest - second <= logits.doubt * max(penalty, 1 / penalty))
 
     def _chosen(self, token: int) -> int:
         if self._config.repetition_penalty != 1.0:
@@ -131,3 +123,12 @@ class Sampler:
             keep = np.cumsum(probabilities) - probabilities < config.top_p
             tokens, probabilities = tokens[keep], probabilities[keep] / probabilities[keep].sum()
         return probabilities, tokens
+
+
+def _lead(logits: npt.NDArray[np.float32], first: int) -> float:
+    """How far the largest logit is above the others."""
+    largest = logits[first]
+    logits[first] = -np.inf  # and back: a copy of a large vocabulary would take longer
+    second = logits.max()
+    logits[first] = largest
+    return float(largest - second)

@@ -25,6 +25,7 @@ from fgr_edge.errors import ConfigError, DataError, EngineError, OutputExistsErr
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.confidence import CONFIDENCE, read_confidence
 from fgr_edge.runtime.outliers import read_outliers
+from fgr_edge.runtime.phrases import PHRASES, stored_phrases
 from fgr_edge.runtime.recognizer import Recognizer
 
 COUNT = 20  # species; as few photographs as calibrate at all
@@ -137,6 +138,8 @@ def test_a_calibration_is_replaced_by_force_alone_and_other_modes_stay(
     document = Bundle.open(bundle).json(CONFIDENCE)
     assert sorted(document["modes"]) == ["direct", "reason"] and document["modes"]["direct"]["risk"] == 0.15
     assert files(bundle)["labels.json"] == before["labels.json"]
+    # What it thought about the photographs is where its next thoughts are guessed from.
+    assert PHRASES not in before and len(stored_phrases(Bundle.open(bundle))) == len(pictures)
     # Other labels become the bundle's, and what was fitted for the old ones goes.
     (tmp_path / "names.txt").write_text("\n".join(NAMES[:COUNT]))
     with pytest.raises(OutputExistsError, match="20 other labels"):

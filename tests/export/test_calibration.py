@@ -48,7 +48,9 @@ def calibrated(
 
 
 def test_the_report_says_what_was_read(tiny_models: TinyModels, tmp_path: Path) -> None:
-    report = calibrated(tiny_models, tmp_path, Plan.uniform(INT4), "awq", thinks=True).report
+    done = calibrated(tiny_models, tmp_path, Plan.uniform(INT4), "awq", thinks=True)
+    report = done.report
+    assert sum(map(len, done.thoughts)) == report["thought_tokens"]
     without = calibrated(tiny_models, tmp_path / "other", Plan.uniform(INT4), "nearest").report
     assert report["source"] == "drawn" and report["pictures"] == report["classes"] == 2
     assert report["sha256"] == chosen(tmp_path).sha256 and report["unreadable"] == []

@@ -21,6 +21,7 @@ from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.export.progress import progress_bar
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.inspection import summary
+from fgr_edge.runtime.phrases import stored_phrases
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def test_a_calibrated_export_says_what_it_was_calibrated_on(export: Callable[...
     assert provenance["calibration_digest"] == parity["calibration"]["sha256"]
     assert parity["calibration"]["pictures"] == 8
     assert parity["data"]["pictures"] == 16, "measured on what nothing was calibrated on"
+    assert len(stored_phrases(Bundle.open(bundle))) == 8, "the thoughts that it was calibrated on"
     plain = export(precision="int8", proof=False)
     assert sum(f.stat().st_size for f in bundle.glob("*.data")) < sum(f.stat().st_size for f in plain.glob("*.data"))
 

@@ -265,6 +265,24 @@ def test_tokens_that_are_given_together_follow_the_guessed_ones(tiny_models: Tin
     assert recognizer._decoder.length == len(given.embeds) + 15
 
 
+def test_the_first_text_may_hold_tokens_that_were_given_before_its_beginning_was_compared(
+    tiny_models: TinyModels,
+) -> None:
+    recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
+    given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
+    texts = []
+    for speculation in (None, guessing(recognizer, probed=True)):
+        logits = started(recognizer, given)
+        advance = recognizer._advance
+        if speculation is not None:
+            speculation.begin([])
+            advance = speculation.advance
+        texts.append(written(logits, advance, count=9))
+        texts[-1] += written(advance([90, 91, 92]), advance, count=PROBED + 60)
+    assert texts[0] == texts[1]
+    assert speculation is not None and 0 < speculation.counts.rounding < 1e-4
+
+
 def test_guesses_that_do_not_pay_are_left_out_for_a_while(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
