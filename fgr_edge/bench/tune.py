@@ -4,7 +4,8 @@ In: a bundle. Out: a `Tuning`, to be written by `runtime.tuning.write_tuning`. N
 
 One setting after another is tried against the best so far, alternatives in turns within each round, each in sessions
 of its own. What counts is the time of one answer: a picture of 640 x 480 (fewer pixels, where the model takes fewer),
-its prompt, and 32 tokens, medians over the rounds. A busy machine's noise must not decide:
+its prompt, and 32 tokens, medians over the rounds. A busy machine's noise must not decide (what else the machine did
+meanwhile is in `Tuning.noise`):
 1. threads, spinning and pages stay at the defaults unless another value is faster by 2 %;
 2. the arena is given up where that costs less than 2 %: without it, vision's activations are not kept in memory while
    the decoder runs.
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fgr_edge.bench.noise import Snapshot, judge
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.head import open_head
@@ -74,7 +76,7 @@ def tune(
     Raises:
         EngineError, MissingExtraError: the engine is missing or refuses the graphs.
     """
-    machine = this_machine()
+    machine, before = this_machine(), Snapshot.take()
     measure = measure or _Answer(bundle).times
     counts = _thread_counts(machine.cores)
     total = rounds * (len(counts) + 2 + 2 + 2)
@@ -102,7 +104,8 @@ def tune(
     if given_up < kept * WORTH:
         best = replace(best, arena=False)
     log.info("settings of %s: %s", bundle.path, asdict(best))
-    return Tuning(best, machine, sources_of(bundle), tuple(measured))
+    noise = judge(before, Snapshot.take(), (), {}, {})["findings"]
+    return Tuning(best, machine, sources_of(bundle), tuple(measured), tuple(noise))
 
 
 def _faster(

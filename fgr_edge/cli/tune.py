@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,8 @@ def tune(
             opened, rounds=rounds, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
     path = write_tuning(opened, tuning)
+    if tuning.noise:
+        print(f"the machine was not quiet ({'; '.join(tuning.noise)}): run this again when it is", file=sys.stderr)
     if json:
         print_json(tuning.to_json())
         return

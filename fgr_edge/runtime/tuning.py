@@ -14,7 +14,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,14 @@ class Tuning:
     Attributes:
         sources: SHA-256 of the graphs, by name.
         measured: one row a candidate, fastest settings among them: see `bench/tune.py`.
+        noise: what else the machine did meanwhile, in sentences; empty where it was quiet.
     """
 
     settings: SessionSettings
     machine: Machine
     sources: Mapping[str, str]
-    measured: tuple[Mapping[str, Any], ...] = field(default=())
+    measured: tuple[Mapping[str, Any], ...] = ()
+    noise: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
