@@ -27,6 +27,9 @@ def recognize(
     top_k: Annotated[int, typer.Option(help="Show so many labels.", min=1)] = 1,
     threads: Annotated[Optional[int], typer.Option(help="Threads of one operator.", min=1)] = None,
     speculate: Annotated[bool, typer.Option(help="Guess tokens of a thought and check several at once.")] = True,
+    fast_pictures: Annotated[
+        bool, typer.Option("--fast-pictures", help="Open large pictures by shortcuts; pixels differ a little.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Recognise pictures."""
@@ -34,7 +37,7 @@ def recognize(
     from fgr_edge.runtime.sources import pictures
 
     named = list(pictures(images))  # a folder without pictures is found before the model is loaded
-    recognizer = Recognizer(bundle, labels, threads=threads, speculate=speculate)
+    recognizer = Recognizer(bundle, labels, threads=threads, speculate=speculate, fast_pictures=fast_pictures)
     documents: list[dict[str, object]] = []
     if not json:
         print(f"{'picture':<40}  {'answer':<28}  {'p':>6}  {'time':>11}")

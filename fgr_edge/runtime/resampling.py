@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -54,6 +53,8 @@ def in_threads(call: Callable[[int], None], numbers: Iterable[int], threads: int
         for number in numbers:
             call(number)
         return
+    from concurrent.futures import ThreadPoolExecutor  # only large pictures need it
+
     with ThreadPoolExecutor(min(threads, len(numbers))) as pool:
         list(pool.map(call, numbers))
 

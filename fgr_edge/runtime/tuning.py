@@ -15,7 +15,6 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +135,8 @@ def write_tuning(bundle: Bundle, tuning: Tuning) -> Path:
 
 
 def _onnxruntime_version() -> str:
+    from importlib import metadata  # slow to import, and most starts have no need of it
+
     for package in ("onnxruntime", "onnxruntime-gpu"):
         try:
             return metadata.version(package)
