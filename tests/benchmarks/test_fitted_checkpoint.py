@@ -58,8 +58,7 @@ def test_fitting_turns_the_answer_round(copied: tuple[Path, Any], birds: Callabl
     wanted = [np.array([0.05, 0.05, 0.9]), np.array([0.05, 0.9, 0.05])]
     reader = Reader(peer, model)
     found = [reader.example(picture, NAMES, shares) for picture, shares in zip(pictures, wanted, strict=True)]
-    how = fit(model, found, nats=0.05)
-    assert how["nats"] <= 0.05
+    assert fit(model, found, epochs=60)["nats"] <= 0.1
     save(model, folder)
     recognizer = exported(folder, "fitted")
     for picture, shares in zip(pictures, wanted, strict=True):
