@@ -166,7 +166,7 @@ class LabelScorer:
 
     def _all(self, compiled: _Compiled, logits: Logits) -> ClassScores:
         chunk = chunk_nodes(self._decoder.spec.vocab)
-        room = chunk_room(chunk, compiled.longest)
+        room = min(chunk_room(chunk, compiled.longest), len(compiled.trie.inner))
         with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
             forms = score_all(compiled.trie, logits, calls, chunk)
         classes = add_forms(forms, compiled.class_of, len(self.labels))
