@@ -220,7 +220,14 @@ def gpu_here(product: Product) -> Gpu:
         EngineError: there is none, or no driver.
         MissingExtraError: cuda-python is not installed.
     """
-    found = open_cuda(product).gpu
+    try:
+        found = open_cuda(product).gpu
+    except EngineError as error:
+        if product == "tensorrt":
+            raise
+        raise EngineError(
+            f"{error}. TensorRT-RTX also builds for GPUs that are not here: fgr-edge build BUNDLE --gpu rtx-40"
+        ) from error
     return Gpu(found.name, found.sm)
 
 

@@ -5,7 +5,7 @@ In: a product and the version of the library that is installed. Out: its `Releas
     10.3    JetPack 6.1, 6.2     no attention, no KV cache, no rotary layers: graphs are rewritten in basic operators
     10.13   JetPack 7.0, 7.1     the same
     10.16   JetPack 7.2          has all three: graphs as they were exported
-    11      data-centre GPUs     the same; strongly typed only, which all graphs here are anyway
+    11      data-centre GPUs     the same; strongly typed only, which all graphs here are anyway. JetPack from 11.4.1 on
     RTX     GeForce, RTX, L4     the same; builds for GPUs that are not there
 
 Read in the source of the parser of 10.1 (that of 10.3 was not at hand, nothing was run): it has every operator of the

@@ -262,6 +262,18 @@ def test_rtx_engines_are_told_their_generations_and_that_memory_is_the_users(
         find_engines(path, "tensorrt-rtx", "1.7.1.116", "NVIDIA H100", 90)
 
 
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
+def test_without_a_driver_nothing_is_built_and_rtx_says_what_it_can_do(
+    verifiable: Callable[[str, str], Path], installed: Install, cuda: FakeCuda, target: str
+) -> None:
+    configs = installed("rtx-1.7.1.116" if target == "tensorrt-rtx" else "10.3.0")
+    cuda.driver = 0
+    with pytest.raises(EngineError, match="no NVIDIA driver is loaded") as caught:
+        built(verifiable(target, "qwen2.5"))
+    assert ("fgr-edge build BUNDLE --gpu rtx-40" in str(caught.value)) == (target == "tensorrt-rtx")
+    assert configs == []
+
+
 def test_a_gpu_by_name_is_refused_where_kernels_are_timed(bundle: Path, installed: Install) -> None:
     installed("10.3.0")
     with pytest.raises(ConfigError, match="run `fgr-edge build` on the device"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fgr_edge.errors import EngineError
 from fgr_edge.export.gpus import RTX_SM
 from fgr_edge.export.tensorrt_versions import RELEASES, Release, find_release
 from fgr_edge.runtime.engine_record import Product
@@ -157,3 +158,29 @@ def test_every_listed_version_has_a_row_and_attention_comes_with_10_16() -> None
         has = layers <= members(version)["INetworkDefinition"]
         assert has == (release_of(version).dialect == "standard"), version
     assert {release_of(version) for version in EXPECTED} == set(RELEASES)
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "since"),
+    [
+        ("tensorrt", "10.3.0", (10, 3)),
+        ("tensorrt", "10.12.0.36", (10, 3)),
+        ("tensorrt", "10.15.1.29", (10, 13)),
+        ("tensorrt", "10.99", (10, 16)),
+        ("tensorrt", "11.4.0.106", (11, 0)),
+        ("tensorrt-rtx", "1.8.2", (1, 7)),
+    ],
+)
+def test_a_version_between_two_rows_can_do_what_the_older_can(
+    product: Product, version: str, since: tuple[int, int]
+) -> None:
+    assert find_release(product, version).since == since
+
+
+@pytest.mark.parametrize(
+    ("product", "version"),
+    [("tensorrt", "10.2.0"), ("tensorrt", "8.6.1"), ("tensorrt-rtx", "1.6.0"), ("tensorrt", "dev")],
+)
+def test_versions_before_the_first_row_are_refused(product: Product, version: str) -> None:
+    with pytest.raises(EngineError, match=rf"{product} {version} is installed, expected .* or newer: upgrade"):
+        find_release(product, version)
