@@ -13,7 +13,7 @@ Formulas (P patches, S tokens prefilled at once, T cache slots; C, H widths of v
     vision, TensorRT    21 * C * P numbers, and heads * P^2 where attention is decomposed (dialect basic)
     prefill, TensorRT   (3 * I + 4 * H) * S numbers, and heads * S * T likewise
                         (the larger of both: all engines share one block of memory)
-    build               see `BUILD`: a base and a multiple of the largest graph's weights, and the head's tactics
+    build               see `BUILD`: a base, a multiple of the largest graph's weights, and the head's tactics
 Where a number comes from is said in each item: "exact", "measured" on a CPU of this kind, or "assumed".
 """
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fgr_edge.runtime.memory_facts import MemoryFacts
+from fgr_edge.runtime.memory_facts import MemoryFacts, Part
 from fgr_edge.runtime.plan_devices import MIB, PlanDevice
 
 Phase = Literal["run", "build"]
@@ -42,19 +42,22 @@ HEAD_TACTIC_BYTES = 3.45  # of a weight of the head: 1 GiB, in one piece, for th
 
 @dataclass(frozen=True, slots=True)
 class BuildCost:
-    """Peak of a builder's process: `base_bytes`, and so many times the weights of the graph at work."""
+    """Peak of a builder's process before it has a graph; what graphs add is in `BUILD_TIMES`."""
 
     base_bytes: int
-    factor: float
     basis: Basis
 
 
 BUILD = {
-    # Peak resident memory of TensorRT-RTX 1.7.1 building without a GPU: benchmarks/results/memory_plan.json.
-    "tensorrt-rtx": BuildCost(600 * MIB, 3.0, "assumed"),
-    # Reported: three to four times the parameters.
-    "tensorrt": BuildCost(600 * MIB, 4.0, "assumed"),
+    # Peak resident memory of TensorRT-RTX 1.7.1, which builds without a GPU: benchmarks/memory_plan.py.
+    "tensorrt-rtx": BuildCost(400 * MIB, "measured"),
+    # Not measured: a larger library, and the same multiples. Reported are three to four times the parameters.
+    "tensorrt": BuildCost(600 * MIB, "assumed"),
 }
+# Times its stored weights that a graph takes while it is built; the largest counts. A head is one matrix.
+BUILD_TIMES: dict[Part, float] = {"vision": 4.5, "decoder": 4.5, "head": 2.6}
+# int4 is unpacked, and memory of one graph is still held when the next is built: decoder and head together.
+BUILD_TIMES_INT4 = 3.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +166,9 @@ def _build_items(facts: MemoryFacts, workspace_bytes: int | None) -> list[Item]:
     cost = BUILD.get(facts.target)
     if cost is None:
         return []
-    largest = max(facts.vision_bytes, facts.decoder_bytes, facts.head_bytes)
     items = [
         Item("builder", cost.base_bytes, "build", "host", cost.basis),
-        Item("graph at work", round(cost.factor * largest), "build", "host", cost.basis),
+        Item("graphs at work", _graph_bytes(facts), "build", "host", cost.basis),
     ]
     if facts.target == "tensorrt-rtx":  # builds without a GPU, and times nothing
         return items
@@ -177,6 +179,18 @@ def _build_items(facts: MemoryFacts, workspace_bytes: int | None) -> list[Item]:
         Item("head tactics, in one piece", tactic, "build", "device", "assumed"),
         Item("CUDA context", CUDA_CONTEXT_BYTES, "build", "device", "assumed"),
     ]
+
+
+def _graph_bytes(facts: MemoryFacts) -> int:
+    stored: dict[Part, int] = {
+        "vision": facts.vision_bytes,
+        "decoder": facts.decoder_bytes,
+        "head": facts.head_bytes,
+    }
+    taken = {part: BUILD_TIMES[part] * size for part, size in stored.items()}
+    if facts.precision["decoder"].startswith("int4"):
+        return round(max(taken["vision"], BUILD_TIMES_INT4 * (facts.decoder_bytes + facts.head_bytes)))
+    return round(max(taken.values()))
 
 
 def _cache_bytes(facts: MemoryFacts) -> int:

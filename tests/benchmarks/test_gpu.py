@@ -148,6 +148,8 @@ def test_every_kind_of_section_runs_on_the_cpu(section: str, tmp_path: Path) -> 
     found = gpu.run(options, None)["sections"][section]
     assert found["status"] == "done", found["reason"]
     steps = found["steps"]
-    assert steps["latency"]["tokens_per_s"] > 0 and steps["latency"]["roofline_share"] > 0
+    assert steps["latency"]["ttft_ms"]["p50"] > 0 and steps["latency"]["bytes_per_token"] > 0
+    # transformers' time per token is a difference of two runs, and may be anything over four tokens on a busy machine.
     if not section.startswith("transformers"):
         assert steps["verify"]["ok"] and "build" not in steps
+        assert steps["latency"]["tokens_per_s"] > 0 and steps["latency"]["roofline_share"] > 0

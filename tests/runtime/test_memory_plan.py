@@ -53,6 +53,35 @@ def test_the_3b_model_took_what_is_predicted(name: str, precision: str) -> None:
     assert abs(predicted / measured - 1) < WITHIN, predicted / measured
 
 
+@pytest.mark.parametrize(
+    ("scheme", "vision_mb", "decoder_mb", "head_mb", "peak_mb"),
+    [
+        # Peaks of TensorRT-RTX 1.7.1 building for one GPU on a machine without one, all graphs in one process.
+        ("fp16", 35.6, 160.5, 233.4, 1193),
+        ("int8", 18.9, 82.8, 120.3, 805),
+        ("int4-128", 18.9, 41.4, 60.2, 845),
+        ("int4-128", 18.9, 41.4, 60.2, 918),
+        ("fp16", 234, 925, 622, 4383),
+        ("int4-128", 120, 238, 160, 1666),
+    ],
+)
+def test_builds_of_tensorrt_rtx_took_what_is_predicted(
+    scheme: str, vision_mb: float, decoder_mb: float, head_mb: float, peak_mb: float
+) -> None:
+    stored = {"vision_bytes": vision_mb, "decoder_bytes": decoder_mb, "head_bytes": head_mb}
+    facts = facts_3b("tensorrt-rtx", scheme, **{name: round(mb * 1e6) for name, mb in stored.items()})
+    predicted = plan_memory(facts, ROOMY).build_bytes
+    assert abs(predicted / (peak_mb * 1e6) - 1) < WITHIN, predicted / 1e6
+
+
+def test_what_the_benchmark_recorded_is_within_the_bound() -> None:
+    path = RESULTS / "memory_plan.json"
+    if not path.is_file():
+        pytest.skip("no results of benchmarks/memory_plan.py")
+    ratios = {row["what"]: row["ratio"] for row in json.loads(path.read_text())["rows"] if row["ratio"] is not None}
+    assert ratios and all(abs(ratio - 1) < WITHIN for ratio in ratios.values()), ratios
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_nano_takes_what_is_predicted(nano_bundle: Callable[..., Path], precision: str) -> None:
     bundle = nano_bundle(precision)
