@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from fgr_edge.runtime.ngrams import ORDER, NgramTable, context_keys
 
-OWN_WEIGHT = 3  # of a count in the text itself, against one in an earlier text
+OWN_WEIGHT = 2  # of a count in the text itself, against one in an earlier text
 DOUBT = 1.0  # of each successor that a context had, in counts
 BRANCHES = 4  # of a node at most
 LONGEST = 32  # tokens of a branch

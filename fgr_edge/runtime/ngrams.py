@@ -1,4 +1,4 @@
-"""Which token followed which, counted for contexts of 1 to `ORDER` tokens: the model's habits, learned as it writes.
+"""Which token followed which, counted for contexts of several lengths: the model's habits, learned as it writes.
 
 In: token ids, text after text. Out: how often each token followed a context. Bounded: contexts seen once and long ago
 are forgotten first, and the same texts in the same order always leave the same table. Knows tokens; no text, no model.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-ORDER = 6  # longer contexts predict Fine-R1's thoughts no better
+LENGTHS = frozenset((1, 2, 3, 4, 6, 9, 14))  # tokens; the long ones tell sentences apart that share a phrase
+ORDER = max(LENGTHS)
 MOST_CONTEXTS = 1 << 18  # about 30 MB when full; nano's thoughts fill a hundredth of it
 KEPT_SHARE = 0.75  # of the contexts, when there are too many
 _SHIFT = 24  # a context with one successor is one integer: count << 24 | token
@@ -17,11 +18,12 @@ _NOTHING: Mapping[int, int] = {}
 
 
 def context_keys(ids: Sequence[int]) -> list[int]:
-    """Of the last 1, 2, ... `ORDER` tokens of a text."""
+    """Of as many of the last tokens as each of `LENGTHS` says, as far as there are so many."""
     key, keys = 0, []
-    for token in ids[: -ORDER - 1 : -1]:
+    for length, token in enumerate(ids[: -ORDER - 1 : -1], start=1):
         key = hash((key, token))  # of integers: the same in every process
-        keys.append(key)
+        if length in LENGTHS:
+            keys.append(key)
     return keys
 
 

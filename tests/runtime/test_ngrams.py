@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from fgr_edge.runtime.ngrams import KEPT_SHARE, ORDER, NgramTable, context_keys
+from fgr_edge.runtime.ngrams import KEPT_SHARE, LENGTHS, ORDER, NgramTable, context_keys
 
 
 def successors(table: NgramTable, *context: int) -> dict[int, int]:
@@ -26,8 +26,9 @@ def test_successors_are_counted_after_contexts_of_every_length() -> None:
 
 
 def test_contexts_are_no_longer_than_the_order() -> None:
-    assert len(context_keys(range(100))) == ORDER
-    assert context_keys(range(100)) == context_keys(range(50, 100))
+    assert len(context_keys(range(100))) == len(LENGTHS)
+    assert context_keys(range(100)) == context_keys(range(100 - ORDER, 100))
+    assert context_keys(range(100)) != context_keys(range(101 - ORDER, 100))
     assert context_keys([7]) == context_keys([3, 7])[:1] != context_keys([8])
 
 
