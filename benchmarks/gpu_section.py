@@ -131,9 +131,12 @@ def installed(engine: Engine, setting: Setting) -> dict[str, Any]:
         return {"version": onnxruntime.__version__, "providers": providers}
     from fgr_edge.errors import FgrEdgeError
     from fgr_edge.export.tensorrt import load_library
+    from fgr_edge.runtime.sessions.cuda_driver import open_cuda
 
     try:
-        return {"version": load_library(engine).version}
+        version = load_library(engine).version
+        open_cuda(engine)  # before minutes are spent on what it is needed for
+        return {"version": version}
     except FgrEdgeError as error:
         raise Absent(str(error)) from error
 
