@@ -3,8 +3,8 @@
 In: engines and tensors by name. Out: the same. Knows no model, and no files.
 
     buffers    are allocated once, a KV cache is input and output at one address
-    calls      pick the optimization profile that fits their shapes; each has an execution context of its own, so that
-               prefill and decode do not undo each other's shapes
+    calls      pick the optimization profile that fits their shapes; calls of its smallest shape have an execution
+               context of their own, so that prefill and decode do not undo each other's shapes
     graphs     a call of the smallest shape of its profile (decode: one token; a camera's picture, where the engine was
                built for it) is captured as a CUDA graph: its first run warms up, its second is captured, from then on
                one launch runs it all
@@ -76,7 +76,7 @@ class TensorRTSession:
         self.aliases = _aliases(engine, self.output_names)
         self.on_host = frozenset(tensor for tensor in names if library.is_on_host(engine, tensor))
         self.profiles = tensorrt_profiles.read_profiles(engine, sorted(self.input_names))
-        self._contexts: dict[int, _Context] = {}
+        self._contexts: dict[tuple[int, bool], _Context] = {}
         self._runs: OrderedDict[tuple[tuple[str, Shape], ...], _Run] = OrderedDict()
 
     def longest(self, name: str, axis: int) -> int | None:
@@ -115,9 +115,11 @@ class TensorRTSession:
     def context(self, shapes: Mapping[str, Shape]) -> tuple[_Context, bool]:
         """The context for a call, and whether the call is the smallest of its profile."""
         profile = tensorrt_profiles.choose(self.profiles, shapes, self.name)
-        if profile.index not in self._contexts:
-            self._contexts[profile.index] = _Context(self, profile)
-        return self._contexts[profile.index], profile.is_smallest(shapes)
+        smallest = profile.is_smallest(shapes)
+        key = (profile.index, smallest)
+        if key not in self._contexts:
+            self._contexts[key] = _Context(self, profile, one_size=smallest)
+        return self._contexts[key], smallest
 
     def check(self, tensors: Mapping[str, Array | DeviceBuffer], names: frozenset[str], kind: str) -> None:
         """Refuse tensors that are not the engine's `names`, or of other types."""
@@ -144,10 +146,10 @@ class TensorRTSession:
 class _Context:
     """An execution context for one profile, and which call its shapes and addresses are set for."""
 
-    def __init__(self, session: TensorRTSession, profile: Profile) -> None:
+    def __init__(self, session: TensorRTSession, profile: Profile, *, one_size: bool) -> None:
         self.session = session
         self._library = session.library
-        self._context = self._library.context(session.engine, profile.index, one_size=profile.least == profile.most)
+        self._context = self._library.context(session.engine, profile.index, one_size=one_size)
         self._set_for: _Call | None = None
         self._warm: _Call | None = None  # the call whose shapes the last work on the stream had
 

@@ -170,18 +170,32 @@ def test_prefill_between_two_steps_leaves_the_captured_graph_right(opened: Calla
     assert cache.sum(5, 1.0) == 21
 
 
-def test_one_profile_for_all_lengths_is_captured_only_when_warm(
-    opened: Callable[..., TensorRTSession], cuda: FakeCuda
+@pytest.mark.parametrize("version", ["10.3.0", "rtx-1.7.1.116"])
+def test_one_profile_for_all_lengths_has_single_rows_captured_between_longer_calls(
+    opened: Callable[..., TensorRTSession], cuda: FakeCuda, version: str
 ) -> None:
-    cache = Cache(opened("10.3.0", PREFILL))
+    cache = Cache(opened(version, PREFILL))
     total = 0.0
-    for place in (0, 2, 4):  # shapes change in between: nothing is warm
+    for place in (0, 2, 4):
         total += 3
         assert cache.sum(place, 1, 1) == total - 1
         assert cache.sum(place + 1, 2) == total
+    assert cuda.calls.count("cudaStreamBeginCapture") == 1
+    assert cuda.calls.count("cudaGraphLaunch") == 2
+
+
+def test_two_calls_of_one_row_are_captured_only_when_warm(
+    opened: Callable[..., TensorRTSession], cuda: FakeCuda
+) -> None:
+    session = opened()
+    first, second = Cache(session), Cache(session)
+    for place in range(3):  # shapes and addresses are set anew in between: nothing is warm
+        assert first.sum(place, 1.0) == place + 1
+        assert second.sum(place, 2.0) == 2 * place + 2
     assert "cudaStreamBeginCapture" not in cuda.calls
-    assert cache.sum(6, 1) == total + 1
-    assert "cudaGraphLaunch" in cuda.calls
+    assert second.sum(3, 2.0) == 8
+    assert first.sum(3, 1.0) == 4
+    assert cuda.calls.count("cudaGraphLaunch") == 1
 
 
 @pytest.mark.parametrize("version", ["11.4.0.106", "rtx-1.7.1.116"])
