@@ -4,7 +4,7 @@ In: nothing. Out: how many bytes were moved. Linux only; elsewhere, and where th
 
 ONNX Runtime repacks weights into memory of its allocator, in pages of 4 KiB, unless the system hands out huge pages
 to whoever asks for memory (`/sys/kernel/mm/transparent_hugepage/enabled` is `always`). Afterwards is not too late:
-MADV_COLLAPSE (Linux 6.1) copies what is there onto pages of 2 MiB, at half a second a gigabyte; before 6.1
+MADV_COLLAPSE (Linux 6.1) copies what is there onto pages of 2 MiB, in a second or two a gigabyte; before 6.1
 MADV_HUGEPAGE lets the kernel do it by and by. Contents and addresses stay as they are.
 """
 

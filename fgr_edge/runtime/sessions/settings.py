@@ -20,7 +20,7 @@ class SessionSettings:
             decoder sessions take turns on the same cores, and a worker that spins on takes half of the other's speed
             (vision of nano 15 -> 7 ms on 2 cores without).
         arena: whether activations come from a pool that is kept, or from the system's allocator and go back to it.
-        huge_pages: whether weights are moved onto huge pages once a graph is open, which takes half a second a
+        huge_pages: whether weights are moved onto huge pages once a graph is open, which takes a second or two a
             gigabyte.
 
     Raises:
