@@ -41,7 +41,7 @@ class FgrEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # opti
         """Optimum's two arguments, and the options of `fgr-edge export`."""
         from typer.main import get_command
 
-        from fgr_edge.cli import app
+        from fgr_edge.cli.root import app  # with its verbs: the package imports them
 
         parser.add_argument("-m", "--model", required=True, help="Checkpoint folder, or a hub id owner/name.")
         parser.add_argument("output", help="Folder of the bundle.")
@@ -57,7 +57,7 @@ class FgrEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # opti
 
     def run(self) -> None:
         """Export, as the command `fgr-edge` does; a known failure is one line and exit code 1."""
-        from fgr_edge.cli import main
+        from fgr_edge.cli.root import main
 
         given = self.args
         sys.argv = ["fgr-edge", "export", *(given.passed or []), "--output", given.output, "--", given.model]
