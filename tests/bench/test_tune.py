@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import fgr_edge.cli  # noqa: F401  (registers the commands)
 from fgr_edge.bench import tune as tune_module
 from fgr_edge.bench.tune import AnswerTimes, tune
-from fgr_edge.cli import app
+from fgr_edge.cli.root import app
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.sessions.settings import SessionSettings
 from fgr_edge.runtime.tuning import Machine, tuned_settings
