@@ -1,6 +1,6 @@
 """The read bandwidth of this machine's memory, by itself: see `fgr_edge.bench.bandwidth`, where it lives.
 
-    python benchmarks/bandwidth.py [--threads 2] [--seconds 3]
+python benchmarks/bandwidth.py [--threads 2] [--seconds 3]
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from fgr_edge.bench.bandwidth import ReadBandwidth, usable_cores
+from fgr_edge.bench.bandwidth import ReadBandwidth
+from fgr_edge.runtime.threads import usable_cores
 
 __all__ = ["ReadBandwidth"]
 

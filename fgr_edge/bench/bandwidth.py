@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from fgr_edge.runtime.threads import usable_cores
+
 ARRAY_BYTES = 1 << 30
 
 
@@ -61,8 +63,3 @@ class ReadBandwidth:
 def memory_bytes() -> int:
     """Of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

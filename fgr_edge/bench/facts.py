@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgr_edge.bench.bandwidth import usable_cores
 from fgr_edge.bench.document import Bandwidth, ColdStart, Settings, Subject
 from fgr_edge.bench.rounds import Measured
 from fgr_edge.bench.spread import TAIL_NEEDS, spread
@@ -19,6 +18,7 @@ from fgr_edge.bench.traffic import Traffic
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.inspection import readable
 from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.threads import usable_cores
 
 if TYPE_CHECKING:
     from fgr_edge.bench.benchmark import BenchConfig

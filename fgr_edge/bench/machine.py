@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fgr_edge.bench.bandwidth import memory_bytes, usable_cores
+from fgr_edge.bench.bandwidth import memory_bytes
+from fgr_edge.runtime.threads import usable_cores
 
 PACKAGES = ("fgr-edge", "numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 NOISE_RUNS = 15

@@ -100,6 +100,7 @@ class LabelScorer:
         labels: the classes.
         closing_id: ends a turn.
         compiled: sequences by `Frame.key`, from labels.json.
+        threads: for scores of all labels.
 
     Raises:
         LabelError: two names have the same tokens.
@@ -113,6 +114,7 @@ class LabelScorer:
         labels: LabelSet,
         closing_id: int,
         compiled: Compiled | None = None,
+        threads: int = 1,
     ) -> None:
         self.labels = labels
         self._decoder = decoder
@@ -120,6 +122,7 @@ class LabelScorer:
         self._encode = encode
         self._closing_id = closing_id
         self._stored = compiled or {}
+        self._threads = threads
         self._compiled: dict[Frame, _Compiled] = {}
         self._weightings: dict[Frame, tuple[Confidence, Weighting]] = {}  # for the calibration used last
         self._compile(DIRECT)  # names that their tokens do not tell apart are found now, not at a picture
@@ -168,7 +171,7 @@ class LabelScorer:
         chunk = chunk_nodes(self._decoder.spec.vocab)
         room = min(chunk_room(chunk, compiled.longest), len(compiled.trie.inner))
         with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
-            forms = score_all(compiled.trie, logits, calls, chunk)
+            forms = score_all(compiled.trie, logits, calls, chunk, self._threads)
         classes = add_forms(forms, compiled.class_of, len(self.labels))
         return ClassScores(classes, 0.0, len(compiled.trie.inner))
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
 from fgr_edge.runtime.decoder import NOT_FINITE
+from fgr_edge.runtime.threads import in_threads
 from fgr_edge.runtime.tree_calls import TreeCalls
 from fgr_edge.runtime.trie import Ints, LabelTrie
 
@@ -31,6 +32,7 @@ Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 CACHED_VALUES = 1 << 17
+WORTH_THREADS = 1 << 22  # logits of one call; the exponentials of fewer are done before a thread has started
 ADDED_SINGLY = 16  # values that are added in float32 before float64 takes over: twice as fast, 1e-7 from exact
 MAX_CHUNK = 512  # nodes of one call at most
 CHUNK_LOGITS_BYTES = 64 * 1024 * 1024
@@ -63,12 +65,26 @@ def chunk_room(chunk: int, deepest: int) -> int:
     return chunk + deepest
 
 
-def log_normalizers(logits: Logits) -> Floats:
-    """Log of the sum of exponentials of each row: [R, V] -> [R] float64.
+def log_normalizers(logits: Logits, threads: int = 1) -> Floats:
+    """Log of the sum of exponentials of each row: [R, V] -> [R] float64. Threads change no value.
 
     Raises:
         EngineError: a logit is not a number, or +inf.
     """
+    parts = min(threads, len(logits)) if logits.size >= WORTH_THREADS else 1
+    found = np.empty(len(logits))
+    rows = np.array_split(np.arange(len(logits)), parts)
+
+    def part(number: int) -> None:
+        found[rows[number]] = _log_normalizers(logits[rows[number][0] : rows[number][-1] + 1])
+
+    if parts < 2:
+        return _log_normalizers(logits)
+    in_threads(part, range(parts), parts)
+    return found
+
+
+def _log_normalizers(logits: Logits) -> Floats:
     count, vocab = logits.shape
     found, added = np.empty(count), math.gcd(vocab, ADDED_SINGLY)
     rows = max(1, CACHED_VALUES // vocab)  # as many as stay in the processor's cache
@@ -86,17 +102,18 @@ def log_normalizers(logits: Logits) -> Floats:
     return found
 
 
-def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int) -> Floats:
+def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int, threads: int = 1) -> Floats:
     """Log-probability [F] of every form; the decoder's cache is left as it was.
 
     Args:
+        threads: for what is done with the logits.
         chunk: nodes of one call that get logits; `calls` need room for `chunk_room` of it.
     """
     edges = np.zeros(len(trie))
-    _set_edges(trie, edges, [0], root_logits[None])
+    _set_edges(trie, edges, [0], root_logits[None], threads)
     for nodes, again in _chunks(trie, chunk):
         logits = calls.logits(nodes, range(again, len(nodes)))
-        _set_edges(trie, edges, nodes[again:], logits)
+        _set_edges(trie, edges, nodes[again:], logits, threads)
         calls.close()
     totals = np.zeros(len(trie))
     for level in trie.levels:
@@ -113,10 +130,10 @@ def _chunks(trie: LabelTrie, chunk: int) -> Iterator[tuple[list[int], int]]:
         yield [*ancestors, *run.tolist()], len(ancestors)
 
 
-def _set_edges(trie: LabelTrie, edges: Floats, nodes: Sequence[int], logits: Logits) -> None:
+def _set_edges(trie: LabelTrie, edges: Floats, nodes: Sequence[int], logits: Logits, threads: int) -> None:
     """Log-probability of each child of `nodes` given its parent, from the parents' logits [R, V]."""
     children, owner = trie.children_of_all(nodes)
-    edges[children] = logits[owner, trie.tokens[children]] - log_normalizers(logits)[owner]
+    edges[children] = logits[owner, trie.tokens[children]] - log_normalizers(logits, threads)[owner]
 
 
 def add_forms(form_log_probs: Floats, class_of: Ints, classes: int) -> Floats:

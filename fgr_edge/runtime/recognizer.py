@@ -36,6 +36,7 @@ from fgr_edge.runtime.shortcuts import read_patches
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.speculation import MOST_ROWS, Speculation
 from fgr_edge.runtime.stages import STAGE_TOKENS, Stages, greedy, logits_along
+from fgr_edge.runtime.threads import usable_threads
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
 Floats = npt.NDArray[np.float32]
@@ -90,7 +91,7 @@ class Recognizer:
         self.labels = _label_set(labels) if stored is None else stored.labels
         graphs = open_graphs(opened, device, threads)
         self._image_config = read_spec(ImageConfig, manifest["image"], "image")
-        self._picture_threads, self._fast_pictures = threads, fast_pictures
+        self._threads, self._fast_pictures = threads, fast_pictures
         self._embedding = opened.embedding()
         self._prompts = PromptBuilder(
             opened.file("tokenizer.json"), read_spec(PromptSpec, manifest["prompt"], "prompt")
@@ -353,7 +354,7 @@ class Recognizer:
         return Context(request.mode, patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
 
     def _patches(self, image: ImageInput) -> Patches:
-        return read_patches(image, self._image_config, fast=self._fast_pictures, threads=self._picture_threads)
+        return read_patches(image, self._image_config, fast=self._fast_pictures, threads=self._threads)
 
     def _default_sampling(self, request: Request, left: int) -> SamplingConfig:
         """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and is left."""
@@ -402,7 +403,13 @@ class Recognizer:
 
     def _scorer_of(self, labels: LabelSet, compiled: Compiled | None) -> LabelScorer:
         return LabelScorer(
-            self._decoder, self._embedding.gather, self._prompts.encode_text, labels, self._eos_ids[0], compiled
+            self._decoder,
+            self._embedding.gather,
+            self._prompts.encode_text,
+            labels,
+            self._eos_ids[0],
+            compiled,
+            usable_threads(self._threads),
         )
 
 

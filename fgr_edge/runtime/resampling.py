@@ -14,13 +14,14 @@ numbers that Pillow's float32 boxes hold exactly: every row gets the weights tha
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from fgr_edge.runtime.threads import in_threads, usable_threads
 
 Bytes = npt.NDArray[np.uint8]
 Size = tuple[int, int]
@@ -37,26 +38,6 @@ _SUPPORT = 2  # pixels that the bicubic kernel reaches to either side, times the
 _KEPT_SIZES = 256
 _orders: dict[tuple[Size, Size], Order | None] = {}
 """By size of picture and result; None where neither order gives Pillow's values."""
-
-
-def usable_threads(threads: int | None) -> int:
-    """`threads`, or the cores that this process may use."""
-    if threads is not None:
-        return max(1, threads)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_threads(call: Callable[[int], None], numbers: Iterable[int], threads: int) -> None:
-    """`call` with each number, in so many threads; the first error is raised."""
-    numbers = list(numbers)
-    if threads < 2 or len(numbers) < 2:
-        for number in numbers:
-            call(number)
-        return
-    from concurrent.futures import ThreadPoolExecutor  # only large pictures need it
-
-    with ThreadPoolExecutor(min(threads, len(numbers))) as pool:
-        list(pool.map(call, numbers))
 
 
 def rows_of(image: Image.Image) -> Rows:

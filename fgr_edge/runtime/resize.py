@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError, ImageError
-from fgr_edge.runtime.resampling import WORTH_THREADS_PX, in_threads, usable_threads
+from fgr_edge.runtime.resampling import WORTH_THREADS_PX
+from fgr_edge.runtime.threads import in_threads, usable_threads
 
 MAX_ASPECT_RATIO = 200
 """Long side over short side; the reference refuses more."""

@@ -22,6 +22,7 @@ from fgr_edge.errors import ConfigError, StorageError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.engine_record import ENGINES
 from fgr_edge.runtime.sessions.settings import SessionSettings
+from fgr_edge.runtime.threads import usable_cores
 
 TUNING = "tuning.json"
 TUNING_SCHEMA = 1
@@ -75,7 +76,7 @@ class Tuning:
 
 def this_machine() -> Machine:
     """The machine that this process runs on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     name = _cpu_field("model name") or " ".join(filter(None, map(_cpu_field, ("CPU implementer", "CPU part"))))
     return Machine(
         cpu=name or platform.processor() or platform.machine(),

@@ -10,6 +10,7 @@ import pytest
 from fgr_edge.errors import EngineError
 from fgr_edge.runtime.label_scores import (
     BEST_FIRST_NODES,
+    WORTH_THREADS,
     BestScores,
     Weighting,
     chunk_nodes,
@@ -310,3 +311,12 @@ def test_forms_of_a_class_add_up() -> None:
     weighting = Weighting.build(trie, np.array([0, 1, 0]), np.zeros(2), 1.0)
     np.testing.assert_allclose(np.exp(weighting.class_log_probs(np.log([0.1, 0.2, 0.3]))), [0.4, 0.2])
     np.testing.assert_array_equal(weighting.class_log_probs(np.array([-np.inf, -1.0, -np.inf])), [-np.inf, -1.0])
+
+
+def test_threads_change_no_normalizer() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (33, 151_936)).astype(np.float32)
+    assert logits.size >= WORTH_THREADS
+    assert (log_normalizers(logits, 2) == log_normalizers(logits)).all()
+    logits[32, 5] = np.nan
+    with pytest.raises(EngineError, match="not finite"):
+        log_normalizers(logits, 2)

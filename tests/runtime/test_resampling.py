@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fgr_edge.runtime import resampling
-from fgr_edge.runtime.resampling import in_threads, resample, rows_of
+from fgr_edge.runtime.resampling import resample, rows_of
+from fgr_edge.runtime.threads import in_threads
 
 NOISE = np.random.default_rng(0).integers(0, 256, (1001, 640, 3), np.uint8)
 
