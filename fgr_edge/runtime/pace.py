@@ -11,8 +11,8 @@ ROWS = (2, 4, 6, 8, 12, 16, 24, 32)
 another kernel, whose last bits differ; so the bits of a text do not depend on what was guessed."""
 
 _WARM_UP = 2  # calls of each size that are not counted: the first binds buffers
-_NEWEST = 0.2  # weight of a call in the mean
-_OUTLIER = 3.0  # times the mean: what the machine did meanwhile is not the call's cost
+_FASTER, _SLOWER = 0.3, 0.03  # weight of a call in the mean: what else the machine did is not the call's cost
+_OUTLIER = 3.0  # times the mean, at most
 _ROW_SHARE = 0.03  # of a call of one token, that a row more takes: assumed until it is measured
 
 
@@ -33,7 +33,8 @@ class Pace:
         if mean is None:
             self._seconds[rows] = seconds
         else:
-            self._seconds[rows] = mean + _NEWEST * (min(seconds, _OUTLIER * mean) - mean)
+            weight = _FASTER if seconds < mean else _SLOWER
+            self._seconds[rows] = mean + weight * (min(seconds, _OUTLIER * mean) - mean)
 
     def guessed(self, expected: float, held: int) -> None:
         """Of guesses whose probabilities add up to `expected`, so many held."""

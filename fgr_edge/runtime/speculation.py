@@ -40,8 +40,8 @@ MOST_ROWS = ROWS[-1]  # room that a cache needs beyond the text
 PROBED = 24  # tokens
 COMPARED = 4  # of them, the last: their logits are kept
 SAFETY = 4.0  # times the largest difference of a logit that was seen: twice it, for the difference of two
-WATCHED = 64  # tokens after which guesses must have paid
-REST = 256  # tokens that are written plainly where they have not
+WATCHED = 128  # tokens after which guesses must have paid
+REST = 128  # tokens that are written plainly where they have not
 
 
 @dataclass(slots=True)
@@ -141,10 +141,9 @@ class Speculation:
             rows = len(tokens)
         else:
             logits, rows = self._together(tokens[0], room)
-        seconds = time.perf_counter() - start
         if rows == 1 or rows in ROWS:
-            self._pace.add(rows, seconds)
-        self._watch(seconds)
+            self._pace.add(rows, time.perf_counter() - start)
+        self._watch(self._pace.seconds(rows))
         return logits
 
     def _guessed(self, tokens: Sequence[int]) -> LazyLogits | None:
@@ -213,7 +212,6 @@ class Speculation:
         """Compute what was computed together once more, singly; logits after the last token."""
         before = doubted.full().copy()
         self._settle()
-        start = time.perf_counter()
         since, self._since = self._since, []
         self._decoder.rewind(self._single)
         for tokens in since:
@@ -222,7 +220,7 @@ class Speculation:
         self.counts.calls += len(since)
         self.counts.near_ties += 1
         self._differ(before, logits.full())
-        self._watch(time.perf_counter() - start)
+        self._watch(len(since) * self._pace.seconds(1))
         return logits
 
     def _probed(self, tokens: Sequence[int], logits: LazyLogits) -> LazyLogits:
@@ -261,7 +259,7 @@ class Speculation:
         self._doubt = max(self._doubt, SAFETY * self.counts.rounding)
 
     def _watch(self, seconds: float) -> None:
-        """Rest where guesses cost more than they gain."""
+        """Rest where guesses cost more than they gain, by what calls of their size usually take."""
         tokens, spent = self._watched
         self._watched = (
             (self.counts.tokens, 0.0) if self._rest or self._probe is not None else (tokens, spent + seconds)

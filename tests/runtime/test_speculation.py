@@ -290,7 +290,7 @@ def test_guesses_that_do_not_pay_are_left_out_for_a_while(tiny_models: TinyModel
     expected = written(started(recognizer, given, count), recognizer._advance, count=count)
     speculation = guessing(recognizer, probed=True)
     del speculation._watch
-    speculation._pace.seconds = lambda rows: 1e-9  # type: ignore[method-assign]
+    speculation._pace.seconds = lambda rows: 1.0 if rows == 1 else 50.0  # type: ignore[method-assign]
     logits = started(recognizer, given, count)
     speculation.begin([])
     assert written(logits, speculation.advance, count=count) == expected
