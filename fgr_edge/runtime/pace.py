@@ -41,11 +41,16 @@ class Pace:
         self._expected, self._held = 0.99 * self._expected + expected, 0.99 * self._held + held
 
     def seconds(self, rows: int) -> float:
-        """Of a call; where it was not measured, from the nearest that was."""
-        if rows in self._seconds or not self._seconds:
-            return self._seconds.get(rows, 1 + _ROW_SHARE * (rows - 1))
+        """Of a call; where it was not measured, from the nearest that was.
+
+        No more than a larger call, nor than smaller ones of as many rows: else a size whose first calls were disturbed
+        would never be tried again.
+        """
+        if not self._seconds:
+            return 1 + _ROW_SHARE * (rows - 1)
         near = min(self._seconds, key=lambda measured: abs(measured - rows))
-        return self._seconds[near] * (1 + _ROW_SHARE * (rows - 1)) / (1 + _ROW_SHARE * (near - 1))
+        guess = self._seconds[near] * (1 + _ROW_SHARE * (rows - 1)) / (1 + _ROW_SHARE * (near - 1))
+        return min(guess, *(taken * max(1.0, rows / size) for size, taken in self._seconds.items()))
 
     def grows(self, tokens: int, expected: float, share: float) -> bool:
         """Whether one more guess is worth its time.

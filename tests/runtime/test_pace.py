@@ -61,6 +61,12 @@ def test_first_calls_and_outliers_are_not_the_cost_of_a_call() -> None:
     assert pace.seconds(4) < 1.5
 
 
+def test_a_size_whose_first_calls_were_disturbed_is_tried_again() -> None:
+    pace = measured({1: 1.0, 2: 1.1, 4: 50.0, 8: 1.4})
+    assert pace.seconds(4) == pytest.approx(1.4)
+    assert measured({1: 1.0, 4: 1.2, 8: 50.0}).seconds(8) == pytest.approx(2.4)
+
+
 def test_a_size_that_was_not_measured_is_guessed_from_its_neighbour() -> None:
     pace = measured({1: 2.0, 8: 4.0})
     assert pace.seconds(2) == pytest.approx(2.0, rel=0.1)
