@@ -10,7 +10,8 @@ first token  of a text prompt of `--prompt-tokens` tokens.
 picture      from the path of a picture to the first token, for those that run the whole model.
 labels       the probabilities of `--labels` names after the same prompt, in each engine's cheapest way; beside it with
              the prompt. For fgr-edge: all of them, and (best) the likeliest with a bound on the rest.
-memory       the process's peak of resident memory, mapped files counted, after the first decode and picture.
+memory       the process's peak of resident memory, mapped files counted, after the first decode (text), and after the
+             first picture.
 error        norm of the difference of the logits to float32's, both centred, over the norm of float32's; the document
              also has that of float32 itself after the prompt reversed: what another computation looks like.
 

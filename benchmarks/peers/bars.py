@@ -28,7 +28,9 @@ def bars(rows: Rows) -> list[dict[str, Any]]:
         same = {key: peer for key, peer in peers.items() if (peer["bits"], peer["block"]) == (bits, row["block"])}
         if bits in DECODE_WANTED:
             found += _bar(f"decode, {_weights(row)}", name, row, same, _tpot, DECODE_WANTED[bits])
-            found += _bar(f"memory, {_weights(row)}", name, row, same, _peak, MEMORY_WANTED)
+            found += _bar(f"memory, text, {_weights(row)}", name, row, same, _text_peak, MEMORY_WANTED)
+            whole = {key: peer for key, peer in same.items() if _picture(peer) is not None}
+            found += _bar(f"memory, picture, {_weights(row)}", name, row, whole, _peak, MEMORY_WANTED)
     for name, row in ours.items():
         if (row["bits"], row["block"]) == (8, MAIN_BLOCK):
             alike = {key: peer for key, peer in peers.items() if peer["bits"] == 8}
@@ -77,6 +79,11 @@ def _labels(row: Row) -> float | None:
 
 def _labels_prompt(row: Row) -> float | None:
     value: float | None = row["labels_with_prompt_ms"]["p50"]
+    return value
+
+
+def _text_peak(row: Row) -> float | None:
+    value: float | None = row["text_peak_bytes"]
     return value
 
 

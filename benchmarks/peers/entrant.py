@@ -66,10 +66,12 @@ def warm_up(entrant: Entrant, task: Task, measures: Sequence[str], reference: di
     if decoded is None:
         entrant.leave(entrant.missing["decode"] if entrant.reason is None else entrant.reason)
         return
+    assert entrant.process is not None
+    entrant.memory = {"text_peak_bytes": entrant.process.memory()["peak_bytes"]}
     if "picture" in measures:
         ask(entrant, task.picture)
-    assert entrant.process is not None
-    entrant.memory = entrant.process.memory()
+    if entrant.process is not None:
+        entrant.memory |= entrant.process.memory()
     told = ask(entrant, {"do": "logits", "ids": task.ids, "to": str(scratch)})
     scored = ask(entrant, task.labels) if "labels" in measures else None
     if told is None:
@@ -124,6 +126,6 @@ def summarize(entrant: Entrant, new_tokens: int) -> dict[str, Any]:
         "labels_ms": percentiles([one["ms"] for one in scored]),
         "labels_with_prompt_ms": percentiles([one["ms"] + one["prompt_ms"] for one in scored]),
         "best_label_ms": percentiles(best),
-        **({"peak_bytes": None, "anonymous_bytes": None} | entrant.memory),
+        **({"text_peak_bytes": None, "peak_bytes": None, "anonymous_bytes": None} | entrant.memory),
         "check": entrant.check,
     }

@@ -135,7 +135,14 @@ def test_equal_logits_have_no_error_and_other_models_are_out_of_every_bound() ->
 
 def row(peer: str, bits: int, block: int | None, tpot: float, **changed: Any) -> dict[str, Any]:
     ms = {"p50": tpot}
-    figures = {"tpot_ms": ms, "picture_ms": ms, "labels_ms": ms, "labels_with_prompt_ms": ms, "peak_bytes": 100}
+    figures = {
+        "tpot_ms": ms,
+        "picture_ms": ms,
+        "labels_ms": ms,
+        "labels_with_prompt_ms": ms,
+        "peak_bytes": 100,
+        "text_peak_bytes": 100,
+    }
     return {"peer": peer, "bits": bits, "block": block, "reason": None, **figures, **changed}
 
 
@@ -156,11 +163,12 @@ def test_who_is_out_of_the_run_sets_no_bar_and_who_lacks_a_measure_does_not_eith
     rows = {
         "ours": row("fgr_edge", 8, 128, 10),
         "wrong": row("a", 8, 128, 1, reason="not the same model"),
-        "text": row("b", 8, 128, 15, picture_ms={"p50": None}, peak_bytes=90),
+        "text": row("b", 8, 128, 15, picture_ms={"p50": None}, text_peak_bytes=90),
     }
     found = {bar["measure"]: bar for bar in bars(rows)}
     assert (found["decode, int8, block 128"]["peer"], found["decode, int8, block 128"]["met"]) == ("text", True)
-    assert not found["memory, int8, block 128"]["met"]
+    assert not found["memory, text, int8, block 128"]["met"]
+    assert "memory, picture, int8, block 128" not in found
     assert "picture, int8, any peer" not in found
 
 
