@@ -12,7 +12,6 @@ import numpy as np
 
 from fgr_edge.runtime.rotary import IntArray
 
-
 UNREAD_ROW = np.zeros(1, np.int64)  # of a part without rows: graphs give logits of one row at least
 
 
