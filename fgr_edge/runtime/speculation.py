@@ -39,7 +39,7 @@ Gather = Callable[[IntArray], Floats]
 MOST_ROWS = ROWS[-1]  # room that a cache needs beyond the text
 PROBED = 24  # tokens
 COMPARED = 4  # of them, the last: their logits are kept
-SAFETY = 4.0  # times the largest difference of a logit that was seen: twice it, for the difference of two
+SAFETY = 2.0  # times the largest difference of a logit that was seen: it may be off in each of two
 WATCHED = 128  # tokens after which guesses must have paid
 REST = 128  # tokens that are written plainly where they have not
 
