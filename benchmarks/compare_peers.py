@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import shutil
 import statistics
 import subprocess
 import time
@@ -64,23 +65,27 @@ def prepare(contenders: Sequence[Contender], places: Places) -> dict[str, str]:
                 write_scheme_bundle(places.checkpoint, contender.weights, places.model(contender))
             for path, command in conversions(contender, places):
                 if not path.exists():
-                    convert(command, places.models / "logs" / f"convert-{path.name}.log")
+                    convert(command, path, places.models / "logs" / f"convert-{path.name}.log")
         except (OSError, subprocess.SubprocessError) as error:
             failed[contender.name] = f"its model could not be made: {error}"
             print(f"{contender.name}: {failed[contender.name]}", flush=True)
     return failed
 
 
-def convert(command: Sequence[str], log: Path) -> None:
-    """Run one conversion, its words in a file.
+def convert(command: Sequence[str], output: Path, log: Path) -> None:
+    """Run one conversion, its words in a file; what a failed one left behind is removed.
 
     Raises:
         subprocess.SubprocessError: it failed, or took longer than an hour.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{log.stem} ...", flush=True)
-    with log.open("w", encoding="utf-8") as file:
-        subprocess.run(command, stdout=file, stderr=file, cwd=ROOT, check=True, timeout=CONVERT_S)
+    try:
+        with log.open("w", encoding="utf-8") as file:
+            subprocess.run(command, stdout=file, stderr=file, cwd=ROOT, check=True, timeout=CONVERT_S)
+    except BaseException:  # an interrupt, too: a half-written model would pass for a whole one
+        shutil.rmtree(output, ignore_errors=True) if output.is_dir() else output.unlink(missing_ok=True)
+        raise
 
 
 def enter(contender: Contender, places: Places, threads: int, names_file: Path) -> Entrant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare_peers import enter
+from benchmarks.compare_peers import convert, enter
 from benchmarks.peers.bars import bars
 from benchmarks.peers.chart import draw
 from benchmarks.peers.contenders import CONTENDERS, Contender, Places, conversions, start_command
@@ -81,6 +82,14 @@ def test_an_absent_environment_is_a_reason_that_names_its_script(tmp_path: Path)
     assert entrant.process is None
     assert entrant.reason == "no environment; run benchmarks/peers/setup_transformers.sh"
     assert (PEERS / "setup_transformers.sh").exists()
+
+
+def test_a_conversion_that_fails_leaves_nothing_that_passes_for_a_model(tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    command = [sys.executable, "-c", f"import os; os.mkdir({str(output)!r}); raise SystemExit(3)"]
+    with pytest.raises(subprocess.CalledProcessError):
+        convert(command, output, tmp_path / "log")
+    assert not output.exists()
 
 
 def test_every_contender_has_a_worker_a_set_up_script_and_a_command(tmp_path: Path) -> None:
