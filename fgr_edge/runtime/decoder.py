@@ -169,7 +169,11 @@ class Decoder:
         """
         count = len(embeds)
         self.reserve(count + max_new_tokens, branches)
-        self.length = 0 if prefix is None else min(prefix.shared(self._known), count - 1)
+        kept = 0 if prefix is None else min(prefix.shared(self._known), count - 1)
+        # Text before the picture is read in calls of its own, whole, known or not: numbers depend on how tokens are
+        # grouped, and what was asked before must not show in them.
+        first = 0 if prefix is None else prefix.before_picture
+        self.length = kept if kept >= first else 0
         self._known = None
         next_position = int(positions.max()) + 1
         self._position_offset = next_position - count
@@ -182,19 +186,20 @@ class Decoder:
             table.array[:count] = prompt
             table.array[count : count + len(text)] = text
             table.upload()
-        logits = self._read(embeds, deepstack)
+        logits = self._read(embeds, deepstack, first)
         self._known = prefix
         return logits
 
-    def _read(self, embeds: Floats, deepstack: Sequence[Floats]) -> Floats:
-        """Append what the cache lacks of a prompt, in chunks; logits [V] after its last token."""
-        while len(embeds) - self.length > self.chunk_tokens:
-            part = slice(self.length, self.length + self.chunk_tokens)
-            self._run(embeds[part], UNREAD_ROW, [layer[part] for layer in deepstack], None, None)
-        rest = slice(self.length, None)
-        last = np.array([len(embeds) - self.length - 1])
-        logits: Floats = self.forward(embeds[rest], last, [layer[rest] for layer in deepstack])[0]
-        return logits
+    def _read(self, embeds: Floats, deepstack: Sequence[Floats], first: int) -> Floats:
+        """Append what the cache lacks of a prompt, in chunks, none across slot `first`; logits [V] after its end."""
+        while True:
+            end = first if self.length < first else len(embeds)
+            part = slice(self.length, min(self.length + self.chunk_tokens, end))
+            features = [layer[part] for layer in deepstack]
+            if part.stop == len(embeds):
+                logits: Floats = self.forward(embeds[part], np.array([part.stop - part.start - 1]), features)[0]
+                return logits
+            self._run(embeds[part], UNREAD_ROW, features, None, None)
 
     def extend(self, embeds: Floats) -> Floats:
         """Append S text tokens, embeds [S, H]; returns the logits [V] after the last, overwritten by the next call."""

@@ -23,6 +23,11 @@ class KnownPrefix:
     what: IntArray
     positions: IntArray
 
+    @property
+    def before_picture(self) -> int:
+        """Tokens of text that come before the picture; 0 without one."""
+        return int((self.what < 0).argmax())
+
     def shared(self, other: KnownPrefix | None) -> int:
         """Tokens that both begin with."""
         if other is None:

@@ -113,21 +113,31 @@ def test_a_cache_that_was_written_over_is_not_believed(tiny_models: TinyModels) 
     decoder, picture = recognizer._decoder, drawing(90, 120)
     whole, before = prompt_tokens(recognizer, picture)
 
-    def first_call() -> int:
+    def first_calls() -> list[int]:
         calls = counted(recognizer)
         recognizer(picture)
         del decoder._run
-        return calls[0]
+        return calls[:2]
 
-    assert first_call() == whole
-    assert first_call() == whole - before
+    assert first_calls() == [before, whole - before]
+    assert first_calls()[0] == whole - before
     decoder.rewind(3)
     recognizer._extend([20, 21])
-    assert first_call() == whole - 3, "rewound into the prefix and written"
+    assert first_calls() == [before, whole - before], "rewound into the prefix and written"
     decoder.prefill(recognizer._embedding.gather(np.arange(9)), np.tile(np.arange(9), (3, 1)), max_new_tokens=4)
-    assert first_call() == whole, "somebody else's prompt"
+    assert first_calls() == [before, whole - before], "somebody else's prompt"
     decoder.reserve(decoder.capacity + 1)
-    assert first_call() == whole, "the cache was allocated anew"
+    assert first_calls() == [before, whole - before], "the cache was allocated anew"
+
+
+@pytest.mark.parametrize("shape", ["qwen2.5", "qwen3"])
+def test_what_was_asked_before_does_not_show_in_a_single_bit(tiny_models: TinyModels, shape: str) -> None:
+    picture = drawing(90, 120)
+    fresh = opened(tiny_models, shape).evidence(picture).log_probs
+    used = opened(tiny_models, shape)
+    for other in range(1, 4):
+        used(drawing(60 + 30 * other, 100, other), mode="reason" if other == 2 else "direct", think_budget=8)
+    assert (used.evidence(picture).log_probs == fresh).all()
 
 
 def test_answers_after_other_pictures_are_those_of_a_fresh_recognizer(tiny_models: TinyModels) -> None:
