@@ -48,6 +48,7 @@ from typing import Any
 
 from benchmarks.bench_rows import HEAD as BENCH_HEAD
 from benchmarks.bench_rows import bench_rows
+from benchmarks.device_rows import DECODE_3B_HEAD, PICTURE_HEAD, decode_3b_rows, picture_rows
 from benchmarks.peers.rows import absent_lines, bar_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
@@ -442,6 +443,10 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "speculation": lambda results: markdown(BUNDLE_HEAD, [*chain(*map(bundle_rows, _named(results, "speculation")))]),
     "speculation_rows": lambda results: markdown(ROWS_HEAD, [*chain(*map(cost_rows, _named(results, "speculation")))]),
     "prefill_chunks": lambda results: markdown(CHUNK_HEAD, chunk_rows(_named(results, "prefill_chunks"))),
+    "preprocessing": lambda results: markdown(PICTURE_HEAD, picture_rows(results.get("preprocessing"))),
+    "decode_3b": lambda results: markdown(
+        DECODE_3B_HEAD, decode_3b_rows([results.get("decode_3b"), results.get("decode_3b_tuned")])
+    ),
     "gpu": gpu,
     "machine": machine,
 }

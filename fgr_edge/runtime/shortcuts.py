@@ -20,7 +20,7 @@ from PIL import Image
 
 from fgr_edge.runtime.image import ImageInput, load_image, orientation_of, preprocess
 from fgr_edge.runtime.nv12 import Nv12Frame
-from fgr_edge.runtime.resampling import resample
+from fgr_edge.runtime.resampling import resample, rows_of
 from fgr_edge.runtime.resize import ImageConfig, Patches, patchify, target_size
 
 KEPT = 2
@@ -45,7 +45,7 @@ def read_patches(source: ImageInput, config: ImageConfig, *, fast: bool = False,
         ImageError: As for `load_image` and `preprocess`.
     """
     if fast:
-        array = _fast_frame(source, config) if isinstance(source, Nv12Frame) else _fast_picture(source, config)
+        array = _fast_frame(source, config) if isinstance(source, Nv12Frame) else _fast_picture(source, config, threads)
         return patchify(array, config, threads=threads)
     if not isinstance(source, Nv12Frame):
         return preprocess(load_image(source), config, threads=threads)
@@ -77,11 +77,13 @@ class _Draft:
             self.box = asked[1]
 
 
-def _fast_picture(source: ImageInput, config: ImageConfig) -> npt.NDArray[np.uint8]:
+def _fast_picture(source: ImageInput, config: ImageConfig, threads: int | None) -> npt.NDArray[np.uint8]:
     draft = _Draft(config)
     image = load_image(source, before_decoding=draft)
     size = image.size if draft.size is None else draft.size
     height, width = target_size(size[1], size[0], config)
+    if image.size == size != (width, height):  # nothing was left out: several cores are faster than one
+        return resample(rows_of(image), size, width, height, threads=threads)
     return np.asarray(image.resize((width, height), _BICUBIC, box=draft.box, reducing_gap=KEPT))
 
 
