@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.report import cell
@@ -11,7 +11,7 @@ Rows = list[list[str]]
 Object = Mapping[str, Any]
 
 PICTURE_HEAD = ("picture, size used", "transformers, ms", "decode or conversion, ms", "exact, ms", "fast, ms")
-DECODE_3B_HEAD = ("3B shape, int4", "as exported", "tuned")
+DECODE_3B_HEAD = ("3B shape, int4", "")
 
 
 def picture_rows(document: Object | None) -> Rows:
@@ -33,22 +33,18 @@ def picture_rows(document: Object | None) -> Rows:
     return rows
 
 
-def decode_3b_rows(documents: Sequence[Object | None]) -> Rows:
-    """One row a figure, one column a document."""
-    ways = {
-        "decode, tokens/s": lambda d: cell(d["decode"]["tokens_per_s"]),
-        "of the read bandwidth, median (best round)": lambda d: (
-            f"{100 * d['decode']['roofline_share']['p50']:.0f} % ({100 * d['decode']['roofline_share_best']:.0f} %)"
-        ),
-        "first token, s": lambda d: cell(d["decode"]["ttft_ms"] / 1e3),
-        "peak resident memory, GB": lambda d: cell(d["starts"]["cold"][0]["peak_bytes"] / 1e9, 2),
-        "open, files not in memory / in memory, s": lambda d: " / ".join(
-            cell(d["starts"][kind][0]["steps"]["opened"]["ms"] / 1e3) for kind in ("cold", "warm")
-        ),
-        "read from disk up to the first token, GB": lambda d: cell(
-            d["starts"]["cold"][0]["steps"]["first token"]["disk_bytes"] / 1e9, 2
-        ),
-    }
-    if not any(documents):
+def decode_3b_rows(document: Object | None) -> Rows:
+    """One row a figure."""
+    if document is None:
         return []
-    return [[name, *("-" if d is None else way(d) for d in documents)] for name, way in ways.items()]
+    decode, start = document["decode"], document["starts"]["cold"][0]
+    share, best = 100 * decode["roofline_share"]["p50"], 100 * decode["roofline_share_best"]
+    opened = (cell(document["starts"][kind][0]["steps"]["opened"]["ms"] / 1e3) for kind in ("cold", "warm"))
+    return [
+        ["decode, tokens/s", cell(decode["tokens_per_s"])],
+        ["of the read bandwidth, median (best round)", f"{share:.0f} % ({best:.0f} %)"],
+        ["first token, s", cell(decode["ttft_ms"] / 1e3)],
+        ["peak resident memory, GB", cell(start["peak_bytes"] / 1e9, 2)],
+        ["open, files not in memory / in memory, s", " / ".join(opened)],
+        ["read from disk up to the first token, GB", cell(start["steps"]["first token"]["disk_bytes"] / 1e9, 2)],
+    ]

@@ -444,9 +444,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "speculation_rows": lambda results: markdown(ROWS_HEAD, [*chain(*map(cost_rows, _named(results, "speculation")))]),
     "prefill_chunks": lambda results: markdown(CHUNK_HEAD, chunk_rows(_named(results, "prefill_chunks"))),
     "preprocessing": lambda results: markdown(PICTURE_HEAD, picture_rows(results.get("preprocessing"))),
-    "decode_3b": lambda results: markdown(
-        DECODE_3B_HEAD, decode_3b_rows([results.get("decode_3b"), results.get("decode_3b_tuned")])
-    ),
+    "decode_3b": lambda results: markdown(DECODE_3B_HEAD, decode_3b_rows(results.get("decode_3b"))),
     "gpu": gpu,
     "machine": machine,
 }
