@@ -1,16 +1,20 @@
-"""The documents of `preprocessing.py` and `decode_3b.py` as rows of text, for README files."""
+"""What one machine does, as rows of text for README files.
+
+In: the documents of `preprocessing.py`, `memory_plan.py`, `export_3b.py`, `awq_3b.py` and `decode_3b.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.report import cell
+from benchmarks.report import cell, gibibytes, megabytes
 
 Rows = list[list[str]]
 Object = Mapping[str, Any]
 
 PICTURE_HEAD = ("picture, size used", "transformers, ms", "decode or conversion, ms", "exact, ms", "fast, ms")
+PLAN_HEAD = ("peak of a process, MB", "predicted", "measured", "quotient")
 DECODE_3B_HEAD = ("3B shape, int4", "")
 
 
@@ -31,6 +35,47 @@ def picture_rows(document: Object | None) -> Rows:
                 ]
             )
     return rows
+
+
+def plan_rows(document: Object | None) -> Rows:
+    """What `inspect --plan` predicts, and what processes took."""
+    return [
+        [row["what"], megabytes(row["predicted_bytes"]), megabytes(row["measured_bytes"]), cell(row["ratio"], 2)]
+        for row in (document or {"rows": ()})["rows"]
+    ]
+
+
+def export_3b_rows(document: Object) -> Rows:
+    """Export and answer of the 3B-shaped checkpoint."""
+    exported, answered = document["export"], document["answer"]
+    return [
+        ["checkpoint, bundle", f"{exported['checkpoint_bytes'] / 1e9:.2f} GB, {exported['bundle_bytes'] / 1e9:.2f} GB"],
+        ["export", f"{exported['export_s']:.0f} s"],
+        ["export, peak resident memory", gibibytes(exported["peak_bytes"])],
+        ["open the bundle", f"{answered['open_ms'] / 1e3:.1f} s"],
+        [f"first token ({answered['prompt_tokens']} tokens of prompt)", f"{answered['ttft_ms'] / 1e3:.1f} s"],
+        *_answer_rows(answered),
+    ]
+
+
+def awq_3b_rows(document: Object) -> Rows:
+    """int4 with AWQ of the 3B-shaped checkpoint, stage by stage."""
+    found = document["calibration"]
+    return [
+        ["pictures, tokens read", f"{found['pictures']}, {found['read_tokens']:,}"],
+        *([stage, f"{seconds:.0f} s"] for stage, seconds in found["seconds"].items()),
+        ["in all", f"{found['total_s'] / 60:.1f} min"],
+        ["peak resident memory", gibibytes(found["peak_bytes"])],
+        ["bundle", f"{found['bundle_bytes'] / 1e9:.2f} GB"],
+        *_answer_rows(document["answer"]),
+    ]
+
+
+def _answer_rows(answered: Object) -> Rows:
+    return [
+        ["decode", f"{answered['decode_tokens_per_s']:.1f} tokens/s"],
+        ["answer, peak resident memory", gibibytes(answered["peak_bytes"])],
+    ]
 
 
 def decode_3b_rows(document: Object | None) -> Rows:

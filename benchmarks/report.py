@@ -33,6 +33,16 @@ def cell(value: float | None, digits: int = 1, suffix: str = "") -> str:
     return "-" if value is None else f"{value:.{digits}f}{suffix}"
 
 
+def megabytes(size: int | None) -> str:
+    """A number of bytes as a table of MB shows it."""
+    return "-" if size is None else cell(size / 1e6)
+
+
+def gibibytes(size: int | None) -> str:
+    """A number of bytes with its unit."""
+    return "-" if size is None else f"{size / 2**30:.2f} GiB"
+
+
 def table(head: Row, rows: Sequence[Row]) -> str:
     """Columns of equal width for a terminal, the first to the left and the others to the right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]

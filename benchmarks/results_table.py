@@ -27,6 +27,8 @@ not been measured makes its row or its table disappear: nothing in them is writt
     speculation        of them, tokens a second of bundles, one row a variant
     speculation_rows   of them, calls of several tokens as multiples of one, one row a bundle
     prefill_chunks     results of prefill_chunks.py, `prefill_chunks*.json`
+    preprocessing  result of preprocessing.py, `preprocessing.json`, one row a picture and size
+    decode_3b   result of decode_3b.py, `decode_3b.json`
     gpu         results of gpu.py, `gpu*.json`, one row a section
     machine     what they were measured on
 
@@ -48,7 +50,19 @@ from typing import Any
 
 from benchmarks.bench_rows import HEAD as BENCH_HEAD
 from benchmarks.bench_rows import bench_rows
-from benchmarks.device_rows import DECODE_3B_HEAD, PICTURE_HEAD, decode_3b_rows, picture_rows
+from benchmarks.device_rows import (
+    DECODE_3B_HEAD,
+    PICTURE_HEAD,
+    PLAN_HEAD,
+    awq_3b_rows,
+    decode_3b_rows,
+    export_3b_rows,
+    picture_rows,
+    plan_rows,
+)
+from benchmarks.footprint_rows import FOOTPRINT_HEAD, footprint_rows, goes_with_rows
+from benchmarks.label_rows import HEAD as LABEL_HEAD
+from benchmarks.label_rows import in_short, label_rows
 from benchmarks.peers.rows import absent_lines, bar_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
@@ -86,7 +100,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def latency(results: Results) -> str:
     """Decode speed, first token and share of the roofline, one column a peer."""
-    documents = [value for name, value in results.items() if name.startswith("latency")]
+    documents = _named(results, "latency")
     names = list(dict.fromkeys(name for document in documents for name in document["peers"]))
     rows = []
     for document in documents:
@@ -153,7 +167,7 @@ def scheme_pairs(results: Results) -> str:
 
 
 def _scheme_tables(results: Results, rows: Callable[[Mapping[str, Any]], tuple[Sequence[str], Rows]]) -> str:
-    documents = [document for name, document in results.items() if name.startswith("scheme_accuracy_")]
+    documents = _named(results, "scheme_accuracy_")
     return "\n\n".join(markdown(*rows(document)) for document in documents) or UNKNOWN
 
 
@@ -174,50 +188,6 @@ def cold_start(results: Results) -> str:
     imported = cell(document["imports"]["fgr_edge_beyond_numpy_ms"])
     rows.append(["`import fgr_edge`, beyond numpy", imported, "-", "-"])
     return markdown([f"{document['checkpoint']}: process start to answer", "ms p50", "ms p95", "of transformers"], rows)
-
-
-def export_3b(results: Results) -> str:
-    """Export and answer of the 3B-shaped checkpoint."""
-    document = results.get("export_3b")
-    if document is None:
-        return UNKNOWN
-    exported, answered = document["export"], document["answer"]
-    rows = [
-        ["checkpoint, bundle", f"{exported['checkpoint_bytes'] / 1e9:.2f} GB, {exported['bundle_bytes'] / 1e9:.2f} GB"],
-        ["export", f"{exported['export_s']:.0f} s"],
-        ["export, peak resident memory", _gib(exported["peak_bytes"])],
-        ["open the bundle", f"{answered['open_ms'] / 1e3:.1f} s"],
-        [f"first token ({answered['prompt_tokens']} tokens of prompt)", f"{answered['ttft_ms'] / 1e3:.1f} s"],
-        ["decode", f"{answered['decode_tokens_per_s']:.1f} tokens/s"],
-        ["answer, peak resident memory", _gib(answered["peak_bytes"])],
-    ]
-    return markdown([f"{document['shape']}, int8", ""], rows)
-
-
-def awq_3b(results: Results) -> str:
-    """int4 with AWQ of the 3B-shaped checkpoint, stage by stage."""
-    document = results.get("awq_3b")
-    if document is None:
-        return UNKNOWN
-    found, answered = document["calibration"], document["answer"]
-    rows = [
-        ["pictures, tokens read", f"{found['pictures']}, {found['read_tokens']:,}"],
-        *([stage, f"{seconds:.0f} s"] for stage, seconds in found["seconds"].items()),
-        ["in all", f"{found['total_s'] / 60:.1f} min"],
-        ["peak resident memory", _gib(found["peak_bytes"])],
-        ["bundle", f"{found['bundle_bytes'] / 1e9:.2f} GB"],
-        ["decode", f"{answered['decode_tokens_per_s']:.1f} tokens/s"],
-        ["answer, peak resident memory", _gib(answered["peak_bytes"])],
-    ]
-    return markdown([f"{document['shape']}, int4 by AWQ", ""], rows)
-
-
-def memory_plan(results: Results) -> str:
-    """What `inspect --plan` predicts, and what processes took."""
-    document = results.get("memory_plan")
-    rows = [] if document is None else document["rows"]
-    cells = [[r["what"], _mb(r["predicted_bytes"]), _mb(r["measured_bytes"]), cell(r["ratio"], 2)] for r in rows]
-    return markdown(["peak of a process, MB", "predicted", "measured", "quotient"], cells)
 
 
 def gpu(results: Results) -> str:
@@ -245,59 +215,20 @@ def _gpu_cells(section: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def footprint(results: Results) -> str:
-    """What installations take on the disk, and what is largest in them."""
-    document = results.get("footprint")
-    if document is None:
-        return UNKNOWN
-    rows = [
-        [name, _mb(entry["bytes"]), cell(entry["ratio"], 2, "x"), entry["note"] or _largest(entry["packages"])]
-        for name, entry in document["environments"].items()
-    ]
-    rows.append(["fgr-edge's wheel", cell(document["wheel"]["bytes"] / 1e6, 2), "-", "no models"])
-    return markdown(["environment", "MB", "of ours", "the largest in it, MB"], rows)
-
-
-def goes_with(results: Results) -> str:
-    """What would leave the environment with each dependency of ours."""
-    document = results.get("footprint")
-    if document is None:
-        return UNKNOWN
-    ours = next(iter(document["environments"].values()))
-    rows = [[name, _mb(size)] for name, size in ours["goes_with"].items()]
-    return markdown([f"with this dependency of {next(iter(document['environments']))}", "would go, MB"], rows)
-
-
-def _largest(packages: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(f"{name} {_mb(entry['bytes'])}" for name, entry in list(packages.items())[:5])
-
-
-def _mb(size: int | None) -> str:
-    return "-" if size is None else cell(size / 1e6)
-
-
 def peers(results: Results) -> str:
     """Other engines beside this runtime, one table a checkpoint."""
-    tables = ["\n".join([markdown(*peer_rows(d)), "", *absent_lines(d)]).rstrip() for d in _peers(results)]
+    tables = ["\n".join([markdown(*peer_rows(d)), "", *absent_lines(d)]).rstrip() for d in _named(results, "peers_")]
     return "\n\n".join(tables) or UNKNOWN
 
 
 def peer_bars(results: Results) -> str:
     """What this runtime promises, and whether the runs kept it."""
-    return "\n\n".join(markdown(*bar_rows(document)) for document in _peers(results)) or UNKNOWN
-
-
-def _peers(results: Results) -> list[dict[str, Any]]:
-    return [document for name, document in results.items() if name.startswith("peers_")]
-
-
-def _gib(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**30:.2f} GiB"
+    return "\n\n".join(markdown(*bar_rows(document)) for document in _named(results, "peers_")) or UNKNOWN
 
 
 def accuracy(results: Results) -> str:
     """Accuracy of models/nano, one row a data set and mode, one column a precision: fine / coarse."""
-    documents = [value for name, value in results.items() if name.startswith("nano_accuracy")]
+    documents = _named(results, "nano_accuracy")
     cells: dict[str, dict[str, str]] = {}
     for document in documents:
         for row in document["rows"]:
@@ -311,44 +242,18 @@ def accuracy(results: Results) -> str:
     )
 
 
-def labels(results: Results) -> str:
-    """What the probabilities of labels cost, one row a bundle and list."""
-    return _labels(results, lambda _: True)
-
-
-def labels_short(results: Results) -> str:
-    """Three rows of `labels`."""
-    return _labels(results, lambda row: row["bundle"] == "nano-fp32" and row["labels"] in (81, 1000, 10_000))
-
-
 def _labels(results: Results, wanted: Callable[[Mapping[str, Any]], bool]) -> str:
-    rows = []
-    for document in (value for name, value in results.items() if name.startswith("label_scores")):
-        on = f", on {document['pictures']}" if document.get("pictures") else ""
-        for row in filter(wanted, document["rows"]):
-            ms, ratios = row["ways_ms"], row["ratios"]
-            rows.append(
-                [
-                    f"{row['bundle']}: {row['labels']:,}"
-                    + ("" if row["title"].isdecimal() else f" ({row['title']})")
-                    + on,
-                    cell(row.get("best_share", {}).get("p50"), 2),
-                    f"{cell(row['best_nodes']['p50'], 0)} of {row['inner_nodes']:,}",
-                    cell(row["read_ms"]["p50"]),
-                    f"{cell(ms['best']['p50'])} ({cell(ratios['best_of_read'], 2)}x)",
-                    cell(ms["full"]["p50"]) if "full" in ms else "-",
-                    " / ".join(cell(ratios[f"full_of_prefill_{rows}"], 2) for rows in ("last_row", "all_rows")),
-                    " / ".join(cell(ratios[f"{way}_of_best"], 0, "x") for way in ("cached", "whole")),
-                    " / ".join(cell(ratios[f"{way}_of_full"], 0, "x") for way in ("cached", "whole")),
-                ]
-            )
-    head = ["labels", "sure", "visited", "read, ms", "best-first, ms", "all, ms", "all / prefill"]
-    return markdown([*head, "passes / best-first", "passes / all"], rows)
+    return markdown(LABEL_HEAD, label_rows(_named(results, "label_scores"), wanted))
+
+
+def _of_3b(document: dict[str, Any] | None, scheme: str, rows: Callable[[Mapping[str, Any]], Rows]) -> str:
+    """What one run with the 3B-shaped checkpoint gave."""
+    return UNKNOWN if document is None else markdown([f"{document['shape']}, {scheme}", ""], rows(document))
 
 
 def confidence(results: Results) -> str:
     """Probabilities before and after calibration, and what is answered at the stated risk; one column a mode."""
-    documents = [value for name, value in results.items() if name.startswith("nano_confidence")]
+    documents = _named(results, "nano_confidence")
     rows = [
         [title, *(f"{cell(d['before'][key], digits)} to {cell(d['after'][key], digits)}" for d in documents)]
         for title, key, digits in (
@@ -421,8 +326,8 @@ def _bandwidth(rates: Sequence[float]) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "latency": latency,
     "accuracy": accuracy,
-    "labels": labels,
-    "labels_short": labels_short,
+    "labels": lambda results: _labels(results, lambda _: True),
+    "labels_short": lambda results: _labels(results, in_short),
     "confidence": confidence,
     "outliers": outliers,
     "schemes": schemes,
@@ -430,15 +335,15 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "scheme_pairs": scheme_pairs,
     "schemes_short": schemes_short,
     "cold_start": cold_start,
-    "export_3b": export_3b,
-    "awq_3b": awq_3b,
+    "export_3b": lambda results: _of_3b(results.get("export_3b"), "int8", export_3b_rows),
+    "awq_3b": lambda results: _of_3b(results.get("awq_3b"), "int4 by AWQ", awq_3b_rows),
     "peers": peers,
     "peer_bars": peer_bars,
     "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
-    "footprint": footprint,
-    "goes_with": goes_with,
+    "footprint": lambda results: markdown(FOOTPRINT_HEAD, footprint_rows(results.get("footprint"))),
+    "goes_with": lambda results: markdown(*goes_with_rows(results.get("footprint"))),
     "targets": lambda results: markdown(TARGET_HEAD, target_rows(results)).replace("---:", "---"),  # words throughout
-    "memory_plan": memory_plan,
+    "memory_plan": lambda results: markdown(PLAN_HEAD, plan_rows(results.get("memory_plan"))),
     "speculation_texts": lambda results: markdown(TEXT_HEAD, [*chain(*map(text_rows, _named(results, "speculation")))]),
     "speculation": lambda results: markdown(BUNDLE_HEAD, [*chain(*map(bundle_rows, _named(results, "speculation")))]),
     "speculation_rows": lambda results: markdown(ROWS_HEAD, [*chain(*map(cost_rows, _named(results, "speculation")))]),
@@ -451,6 +356,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 
 def _named(results: Results, beginning: str) -> list[dict[str, Any]]:
+    """Documents whose file's name begins so."""
     return [document for name, document in results.items() if name.startswith(beginning)]
 
 

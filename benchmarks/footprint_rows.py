@@ -1,0 +1,38 @@
+"""The document of `footprint.py` as rows of text, for README files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.report import cell, megabytes
+
+Rows = list[list[str]]
+Object = Mapping[str, Any]
+
+FOOTPRINT_HEAD = ("environment", "MB", "of ours", "the largest in it, MB")
+
+
+def footprint_rows(document: Object | None) -> Rows:
+    """What installations take on the disk, and what is largest in them."""
+    if document is None:
+        return []
+    rows = [
+        [name, megabytes(entry["bytes"]), cell(entry["ratio"], 2, "x"), entry["note"] or _largest(entry["packages"])]
+        for name, entry in document["environments"].items()
+    ]
+    rows.append(["fgr-edge's wheel", cell(document["wheel"]["bytes"] / 1e6, 2), "-", "no models"])
+    return rows
+
+
+def goes_with_rows(document: Object | None) -> tuple[list[str], Rows]:
+    """Head and rows: what would leave the environment with each dependency of ours."""
+    if document is None:
+        return [], []
+    name, ours = next(iter(document["environments"].items()))
+    head = [f"with this dependency of {name}", "would go, MB"]
+    return head, [[dependency, megabytes(size)] for dependency, size in ours["goes_with"].items()]
+
+
+def _largest(packages: Mapping[str, Object]) -> str:
+    return ", ".join(f"{name} {megabytes(entry['bytes'])}" for name, entry in list(packages.items())[:5])
