@@ -54,6 +54,11 @@ def add(writer: gguf.GGUFWriter, name: str, tensor: Floats, kind: str) -> None:
         writer.add_tensor(name, quantize(np.ascontiguousarray(tensor), stored), raw_dtype=stored)
 
 
+def file_type(kind: str) -> int:
+    """How the format calls files whose matrices are mostly of a kind."""
+    return int(getattr(gguf.LlamaFileType, f"MOSTLY_{kind}", gguf.LlamaFileType.ALL_F32))
+
+
 def write_decoder(checkpoint: Path, path: Path, kind: str) -> None:
     """The text model: architecture `qwen2vl`, which takes pictures as embeddings."""
     config = json.loads((checkpoint / "config.json").read_text())
@@ -67,7 +72,7 @@ def write_decoder(checkpoint: Path, path: Path, kind: str) -> None:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_dimension_sections([*config["rope_scaling"]["mrope_section"], 0])
-    writer.add_file_type(int(getattr(gguf.LlamaFileType, f"MOSTLY_{kind}", gguf.LlamaFileType.ALL_F32)))
+    writer.add_file_type(file_type(kind))
     add_vocabulary(writer, checkpoint, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2VL, config["num_hidden_layers"])
     tied = config["tie_word_embeddings"]
@@ -106,7 +111,7 @@ def write_vision(checkpoint: Path, path: Path, kind: str) -> None:
     vision, picture = config["vision_config"], json.loads((checkpoint / "preprocessor_config.json").read_text())
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
-    writer.add_file_type(int(getattr(gguf.LlamaFileType, f"MOSTLY_{kind}", gguf.LlamaFileType.ALL_F32)))
+    writer.add_file_type(file_type(kind))
     writer.add_clip_has_vision_encoder(True)
     writer.add_clip_projector_type(gguf.VisionProjectorType.QWEN25VL)
     writer.add_vision_projection_dim(config["hidden_size"])
