@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
+from fgr_edge.cli.modes import Device
 from fgr_edge.cli.root import app
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ class Output(str, Enum):
     md = "md"
     json = "json"
     csv = "csv"
-
-
-class Device(str, Enum):
-    """Where ONNX Runtime runs the graphs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @app.command()

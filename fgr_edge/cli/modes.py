@@ -10,3 +10,10 @@ class Mode(str, Enum):
 
     direct = "direct"
     reason = "reason"
+
+
+class Device(str, Enum):
+    """Where ONNX Runtime runs the graphs."""
+
+    cpu = "cpu"
+    cuda = "cuda"

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from fgr_edge.cli.modes import Device
 from fgr_edge.cli.root import app, print_json
-
-
-class Device(str, Enum):
-    """Where ONNX Runtime runs the graphs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @app.command()
