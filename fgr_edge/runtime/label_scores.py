@@ -71,17 +71,16 @@ def log_normalizers(logits: Logits, threads: int = 1) -> Floats:
     Raises:
         EngineError: a logit is not a number, or +inf.
     """
-    parts = min(threads, len(logits)) if logits.size >= WORTH_THREADS else 1
-    found = np.empty(len(logits))
-    rows = np.array_split(np.arange(len(logits)), parts)
+    if threads < 2 or logits.size < WORTH_THREADS:
+        return _log_normalizers(logits)
+    parts = np.array_split(logits, min(threads, len(logits)))
+    found: list[Floats] = [np.empty(0)] * len(parts)
 
     def part(number: int) -> None:
-        found[rows[number]] = _log_normalizers(logits[rows[number][0] : rows[number][-1] + 1])
+        found[number] = _log_normalizers(parts[number])
 
-    if parts < 2:
-        return _log_normalizers(logits)
-    in_threads(part, range(parts), parts)
-    return found
+    in_threads(part, range(len(parts)), threads)
+    return np.concatenate(found)
 
 
 def _log_normalizers(logits: Logits) -> Floats:
@@ -106,8 +105,8 @@ def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int
     """Log-probability [F] of every form; the decoder's cache is left as it was.
 
     Args:
-        threads: for what is done with the logits.
         chunk: nodes of one call that get logits; `calls` need room for `chunk_room` of it.
+        threads: for what is done with the logits.
     """
     edges = np.zeros(len(trie))
     _set_edges(trie, edges, [0], root_logits[None], threads)
