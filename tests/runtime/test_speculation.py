@@ -194,28 +194,28 @@ def test_a_tie_that_rounding_breaks_otherwise_is_broken_as_without_guesses(tiny_
     assert outcome[0.0] != expected, "the noise matters here"
 
 
-@pytest.mark.parametrize("penalty", [1.3, 0.8])
-def test_tokens_with_a_repetition_penalty_are_the_same(tiny_models: TinyModels, penalty: float) -> None:
-    recognizer = Recognizer(tiny_models.bundle("qwen3"), threads=1)
-    given, config = feed(recognizer, tiny_models.reference("qwen3", GRID)), SamplingConfig(repetition_penalty=penalty)
+def assert_guessed_is_written(recognizer: Recognizer, given: Feed, config: SamplingConfig) -> None:
+    """Guesses, right ones among wrong, change no token, and save calls."""
     expected = written(started(recognizer, given), recognizer._advance, config)
     speculation = guessing(recognizer, with_distractors(expected), probed=True)
     logits = started(recognizer, given)
     speculation.begin([])
     assert written(logits, speculation.advance, config) == expected
     assert speculation.counts.calls < 0.7 * TOKENS
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.8])
+def test_tokens_with_a_repetition_penalty_are_the_same(tiny_models: TinyModels, penalty: float) -> None:
+    recognizer = Recognizer(tiny_models.bundle("qwen3"), threads=1)
+    given, config = feed(recognizer, tiny_models.reference("qwen3", GRID)), SamplingConfig(repetition_penalty=penalty)
+    assert_guessed_is_written(recognizer, given, config)
 
 
 def test_draws_are_the_same(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
     config = SamplingConfig(do_sample=True, temperature=0.7, seed=5)
-    expected = written(started(recognizer, given), recognizer._advance, config)
-    speculation = guessing(recognizer, with_distractors(expected), probed=True)
-    logits = started(recognizer, given)
-    speculation.begin([])
-    assert written(logits, speculation.advance, config) == expected
-    assert speculation.counts.calls < 0.7 * TOKENS
+    assert_guessed_is_written(recognizer, given, config)
 
 
 def test_a_screened_head_tells_the_same_tokens(tiny_models: TinyModels) -> None:
