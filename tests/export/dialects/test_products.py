@@ -20,6 +20,7 @@ pytest.importorskip("onnx")
 
 from fgr_edge.export import weights
 from fgr_edge.export.dialects.onnxruntime import OnnxRuntimeDialect
+from fgr_edge.export.dialects.products import narrowed
 from fgr_edge.export.graphs.builder import GraphBuilder
 from fgr_edge.export.lazy_tensor import VirtualTensor
 from fgr_edge.export.weights import Matrix
@@ -30,7 +31,7 @@ EXTRA = {
     "int4-64-gptq": BlockWeights("int4-64-gptq", 4, 64, asymmetric=True, rounding="gptq"),
 }
 ALL: dict[str, Scheme] = {name: scheme for name, scheme in SCHEMES.items() if name != "fp8"} | EXTRA
-SHAPES = [(1, 1), (7, 131), (64, 256), (5, 3420), (3420, 40)]  # 3420: the width of Qwen2.5-VL's vision MLP
+SHAPES = [(1, 1), (7, 131), (9, 192), (64, 256), (5, 3420), (3420, 40)]  # 3420: the width of Qwen2.5-VL's vision MLP
 FLOAT_ERROR = 1e-5  # relative to the sum of magnitudes that was added up
 
 
@@ -56,6 +57,12 @@ def layer(folder: Path, scheme: Scheme, weight: Floats, x: Floats, bias: Floats 
     return OnnxRuntimeSession(folder / "layer.onnx", threads=1).run({"x": x})["y"]
 
 
+def stored(name: str, columns: int) -> Scheme:
+    """The scheme as a layer of so many columns gets it."""
+    scheme = ALL[name]
+    return narrowed(scheme, columns) if isinstance(scheme, BlockWeights) else scheme
+
+
 def bound(scheme: Scheme, x: Floats, weight: Floats) -> Floats:
     """Largest error [S, N] that rounding the inputs [S, K] to their nearest level can make, and float32 on top."""
     magnitude = np.abs(weight)
@@ -79,9 +86,10 @@ def test_a_layer_is_the_inputs_times_the_dequantized_weight(name: str, shape: tu
     x[:, 0] *= 20  # an outlier, as real layers have
     bias = rng.standard_normal(shape[0], np.float32)
     found = layer(tmp_path, ALL[name], weight, x, bias, flat=True)
-    restored = reference_weight(ALL[name], statistics_of(x))(weight)
+    scheme = stored(name, shape[1])
+    restored = reference_weight(scheme, statistics_of(x))(weight)
     assert found.shape == (9, shape[0])
-    assert np.all(np.abs(found - (x @ restored.T + bias)) <= bound(ALL[name], x, restored) + 1e-6)
+    assert np.all(np.abs(found - (x @ restored.T + bias)) <= bound(scheme, x, restored) + 1e-6)
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "int8", "int4-32", "w8a8"])
@@ -89,9 +97,10 @@ def test_a_sequence_without_bias_gives_the_same_rows(name: str, tmp_path: Path) 
     rng = np.random.default_rng(1)
     weight, x = rng.standard_normal((20, 70), np.float32), rng.standard_normal((1, 5, 70), np.float32)
     found = layer(tmp_path, ALL[name], weight, x, None, flat=False)
-    restored = reference_weight(ALL[name])(weight)
+    scheme = stored(name, 70)
+    restored = reference_weight(scheme)(weight)
     assert found.shape == (1, 5, 20)
-    assert np.all(np.abs(found[0] - x[0] @ restored.T) <= bound(ALL[name], x[0], restored))
+    assert np.all(np.abs(found[0] - x[0] @ restored.T) <= bound(scheme, x[0], restored))
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8-channel", "int4-32-symmetric", "int4-64-gptq", "w8a8"])
@@ -107,6 +116,12 @@ def test_a_weight_that_streams_in_chunks_is_the_same(
     chunks = layer(tmp_path / "chunks", ALL[name], weight, x, None, flat=True)
     # Columns of a product of matrices may be added up in another order, and one rounding in thousands then differs.
     assert np.abs(whole - chunks).max() <= (0.05 * np.abs(whole).max() if "gptq" in name else 0)
+
+
+@pytest.mark.parametrize(("columns", "size"), [(128, 128), (192, 64), (64, 64), (1176, 128), (2048, 128), (3420, 128)])
+def test_int8_halves_its_blocks_where_they_would_be_padding(columns: int, size: int) -> None:
+    assert narrowed(BlockWeights("int8", 8, 128), columns).block_size == size
+    assert narrowed(BlockWeights("int4-128", 4, 128), columns).block_size == 128
 
 
 def test_int4_takes_half_the_bytes_of_int8(tmp_path: Path) -> None:
