@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,23 @@ _SUPPORT = 2  # pixels that the bicubic kernel reaches to either side, times the
 _KEPT_SIZES = 256
 _orders: dict[tuple[Size, Size], Order | None] = {}
 """By size of picture and result; None where neither order gives Pillow's values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Some rows of a result, and what they are made of.
+
+    Attributes:
+        first, last: rows of the picture that they depend on, both even (or the end).
+        top, bottom: what they cover of these rows, counted from `first`.
+        height: of the strip in the result.
+    """
+
+    first: int
+    last: int
+    top: float
+    bottom: float
+    height: int
 
 
 def rows_of(image: Image.Image) -> Rows:
@@ -64,7 +82,15 @@ def resample(rows: Rows, size: Size, width: int, height: int, *, threads: int | 
     key = (size, (width, height))
     order = _orders.get(key)
     if strips > 1 and order is not None:
-        return _in_strips(rows, size, (width, height), order, strips)
+        return in_strips(
+            lambda strip: _in_order(
+                rows(strip.first, strip.last), (width, strip.height), (0, strip.top, size[0], strip.bottom), order
+            ),
+            size,
+            (width, height),
+            strips,
+            threads=strips,
+        )
     image = rows(0, size[1])
     result = np.asarray(image.resize((width, height), _BICUBIC))
     if strips > 1 and key not in _orders and width % 4 == height % 4 == 0:
@@ -72,20 +98,26 @@ def resample(rows: Rows, size: Size, width: int, height: int, *, threads: int | 
     return result
 
 
-def _in_strips(rows: Rows, size: Size, target: Size, order: Order, strips: int) -> Bytes:
+def in_strips(make: Callable[[Strip], Image.Image], size: Size, target: Size, strips: int, *, threads: int) -> Bytes:
+    """A resampled picture, put together from strips of equal height that are made in threads.
+
+    Args:
+        make: gives the rows of a strip, RGB and of the target's width.
+        size: the picture's width and height.
+        target: the result's; `strips` divides its height.
+    """
     width, height = target[0], target[1] // strips
     margin = _SUPPORT * max(1.0, size[1] / target[1]) + 1
     result = np.empty((target[1], width, 3), np.uint8)
 
-    def strip(number: int) -> None:
+    def part(number: int) -> None:
         top, bottom = number * size[1] / strips, (number + 1) * size[1] / strips
         first = max(0, math.floor(top - margin)) // 2 * 2
         last = min(size[1], math.ceil((bottom + margin) / 2) * 2)
-        box = (0, top - first, size[0], bottom - first)
-        resized = _in_order(rows(first, last), (width, height), box, order)
-        result[number * height : (number + 1) * height] = np.asarray(resized)
+        made = make(Strip(first, last, top - first, bottom - first, height))
+        result[number * height : (number + 1) * height] = np.asarray(made)
 
-    in_threads(strip, range(strips), strips)
+    in_threads(part, range(strips), threads)
     return result
 
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from fgr_edge import Recognizer
 from fgr_edge.errors import ImageError
-from fgr_edge.runtime import resampling, resize
+from fgr_edge.runtime import resampling, resize, shortcuts
 from fgr_edge.runtime.image import load_image, preprocess
 from fgr_edge.runtime.nv12 import Nv12Frame
+from fgr_edge.runtime.resampling import resample
 from fgr_edge.runtime.resize import ImageConfig
 from fgr_edge.runtime.shortcuts import read_patches
 
@@ -111,6 +112,31 @@ def test_a_jpeg_is_decoded_at_no_more_than_is_needed(monkeypatch: pytest.MonkeyP
     grid = read_patches(data, SMALL, fast=True).grid
     assert grid == (1, 6, 8)  # 112 x 84 pixels: a quarter of 960 is the least that is twice as much
     assert sizes == [(240, 180)]
+
+
+@pytest.mark.parametrize(("limit", "side"), [(112 * 84, 240), (160 * 120, 240), (168 * 140, 480)])
+def test_a_jpeg_keeps_one_and_a_half_times_the_target(limit: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    whole = resample
+
+    def noted(rows: Any, size: tuple[int, int], *arguments: Any, **options: Any) -> np.ndarray:
+        opened.append(size[0])
+        return whole(rows, size, *arguments, **options)
+
+    monkeypatch.setattr(shortcuts, "resample", noted)
+    config = ImageConfig(14, 2, 2, 56 * 56, limit, MEAN, STD)
+    grid = read_patches(jpeg(photograph(960, 720)), config, fast=True).grid
+    assert opened == [side] and side >= 1.5 * 14 * grid[2] and side / 2 < 1.5 * 14 * grid[2]
+
+
+@pytest.mark.parametrize("config", [SMALL, LARGE], ids=["small", "large"])
+def test_threads_change_no_value_of_a_frame_by_shortcut(config: ImageConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = nv12(470, 350)
+    one = read_patches(frame, config, fast=True, threads=1)
+    monkeypatch.setattr(shortcuts, "WORTH_THREADS_PX", 1)
+    several = read_patches(frame, config, fast=True, threads=4)
+    assert np.array_equal(one.pixels, several.pixels)
+    assert np.abs(one.pixels - read_patches(frame, config).pixels).mean() < 0.04
 
 
 def test_a_frame_by_shortcut_keeps_the_grid_and_nearly_the_picture() -> None:
