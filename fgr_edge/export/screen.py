@@ -16,6 +16,7 @@ from fgr_edge.calibrate.schemes import SCHEMES
 from fgr_edge.calibrate.schemes.reference import reference_weight
 from fgr_edge.calibrate.schemes.scheme import BlockWeights, Scheme
 from fgr_edge.errors import ConfigError
+from fgr_edge.export.dialects.products import narrowed
 from fgr_edge.export.progress import Step
 from fgr_edge.export.targets import Target
 from fgr_edge.export.weights import Matrix
@@ -40,7 +41,9 @@ def screen_plan(head: Matrix, target: Target, plan: Plan, wanted: bool | None) -
     large = head.rows * head.columns * 4 >= PAYS_FROM_BYTES
     if target.screen is None or scheme != SCHEMES["fp32"] or not (large if wanted is None else wanted):
         return None
-    return Plan.uniform(SCHEMES[target.screen])
+    coarse = SCHEMES[target.screen]
+    assert isinstance(coarse, BlockWeights)
+    return Plan.uniform(narrowed(coarse, head.columns))  # the bounds are those of the blocks that the engine gets
 
 
 def require_screen(target: Target, head: Scheme) -> None:
