@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import os
 import stat
 import zipfile
@@ -58,6 +59,9 @@ TOKENIZER = "tokenizer.json"
 PARITY = "parity.json"
 ALWAYS_HASHED_BYTES = 64 * 1024 * 1024
 """Files are hashed at every open, smallest first, while they stay within this total: some 50 ms at most."""
+
+FORGET_ROWS = 64
+"""Of embeddings, after which those read so far leave the process's memory: each brings 64 KiB around it."""
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 _STORED: dict[str, np.dtype[Any]] = {
@@ -158,8 +162,9 @@ class Bundle:
         """The token embeddings, mapped: only the rows that are gathered are read from the disk."""
         spec = self.manifest["embedding"]
         shape = (spec["rows"], spec["columns"])
-        table = np.memmap(self.file(EMBEDDING), dtype=_STORED[spec["dtype"]], mode="r", shape=shape)
-        return EmbeddingTable(table, spec)
+        return EmbeddingTable(
+            np.memmap(self.file(EMBEDDING), dtype=_STORED[spec["dtype"]], mode="r", shape=shape), spec
+        )
 
     def verify_checksums(self, progress: Progress | None = None) -> None:
         """Hash every file and compare.
@@ -247,6 +252,8 @@ class EmbeddingTable:
 
     def __init__(self, table: npt.NDArray[Any], spec: EmbeddingSpec) -> None:
         self._table = np.asarray(table)  # a plain view: the mapped subclass costs 0.1 ms a look-up
+        self._mapping: mmap.mmap | None = getattr(table, "_mmap", None) if hasattr(mmap, "MADV_DONTNEED") else None
+        self._since_forgotten = 0
         self._dtype = spec["dtype"]
         self.rows = spec["rows"]
         self.columns = spec["columns"]
@@ -278,12 +285,20 @@ class EmbeddingTable:
                 f"token id {outside[0]} is outside the embedding table of {self.rows} rows; expected ids of this "
                 "bundle's own tokenizer.json"
             )
+        for start in range(0, len(ids), FORGET_ROWS):
+            self._read(ids[start : start + FORGET_ROWS], out[start : start + FORGET_ROWS])
+        return out
+
+    def _read(self, ids: npt.NDArray[np.int64], out: npt.NDArray[np.float32]) -> None:
         rows = self._table[ids]
         if self._dtype == "bfloat16":
             np.left_shift(rows, 16, out=out.view(np.uint32), dtype=np.uint32)
         else:
             out[...] = rows
-        return out
+        self._since_forgotten += len(ids)
+        if self._since_forgotten >= FORGET_ROWS and self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._since_forgotten = 0
 
 
 def sha256_of(path: Path, step: Callable[[int], None] | None = None) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from fgr_edge.errors import BundleError
+from fgr_edge.runtime.freed_memory import give_back_freed_memory
 
 Mode = Literal["direct", "reason"]
 _SLOT = re.compile(r"(\{image\}|\{question\})")
@@ -89,6 +90,7 @@ class PromptBuilder:
             self.tokenizer = Tokenizer.from_file(str(tokenizer_path))
         except Exception as error:  # tokenizers raises no narrower class
             raise BundleError(f"{tokenizer_path} is no tokenizer ({error}); export the bundle again") from error
+        give_back_freed_memory()
         image_id = self.tokenizer.token_to_id(spec.image_token)
         if image_id is None:
             raise BundleError(

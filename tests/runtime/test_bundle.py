@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import pytest
 
 from fgr_edge.errors import BundleError, LabelError
 from fgr_edge.runtime import bundle as bundle_module
-from fgr_edge.runtime.bundle import Bundle, EmbeddingTable
+from fgr_edge.runtime.bundle import FORGET_ROWS, Bundle, EmbeddingTable
 from fgr_edge.runtime.labels import Label, LabelSet
 from fgr_edge.runtime.manifest import DecoderPart, RequiredDecoderPart, VisionPart, is_safe_name, sealed
 from fgr_edge.runtime.stored_labels import StoredLabels
@@ -209,6 +210,26 @@ def test_embeddings_are_gathered_exactly(tmp_path: Path, dtype: str) -> None:
     table.gather(ids, wide[:, COLUMNS:])
     np.testing.assert_array_equal(wide[:, COLUMNS:], VALUES[ids])
     assert not wide[:, :COLUMNS].any()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+def test_embeddings_that_were_read_leave_memory(tmp_path: Path) -> None:
+    rows, columns = 4096, 256  # 4 MiB
+    values = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+
+    def resize(manifest: dict[str, Any]) -> None:
+        manifest["embedding"] |= {"dtype": "float32", "rows": rows, "columns": columns}
+        manifest["decoder"] |= {"vocab": rows, "hidden": columns}
+
+    folder = write(tmp_path, resize, {"embedding.bin": values.tobytes()})
+    table = Bundle.open(folder).embedding()
+    ids = np.random.default_rng(0).permutation(rows)
+    np.testing.assert_array_equal(table.gather(ids), values[ids])
+    for token in ids[:FORGET_ROWS]:
+        np.testing.assert_array_equal(table.gather(np.array([token])), values[[token]])
+    area = Path("/proc/self/smaps").read_text().partition(str(folder / "embedding.bin"))[2]
+    resident_kb = int(re.search(r"Rss:\s+(\d+)", area)[1])  # type: ignore[index]
+    assert resident_kb < 1024
 
 
 def test_every_bfloat16_value_is_gathered_exactly() -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fgr_edge.errors import EngineError, MissingExtraError
 from fgr_edge.runtime.sessions.huge_pages import collapse_large_areas
+from fgr_edge.runtime.sessions.onnxruntime_weights import MappedWeights
 from fgr_edge.runtime.sessions.session import Array, Buffer
 from fgr_edge.runtime.sessions.settings import SessionSettings
 
@@ -129,13 +130,19 @@ class OnnxRuntimeSession:
         if device == "cuda":
             _load_cuda_libraries(ort)
         options = _session_options(ort, threads, settings)
+        weights = MappedWeights.beside(path, ort.__version__) if device == "cpu" else None
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=[provider])
+            with contextlib.nullcontext() if weights is None else weights.forgetting():
+                if weights is not None:
+                    weights.offer(options)
+                self._session = ort.InferenceSession(str(path), options, providers=[provider])
         except self._errors as error:
             raise EngineError(
                 f"onnxruntime {ort.__version__} cannot load {path.name}: {error}; expected a graph that this "
                 "engine reads: update onnxruntime, or export the bundle again"
             ) from error
+        # Where bound calls keep the session alive, they keep what it reads.
+        self._session._fgr_edge_weights = weights
         if provider not in self._session.get_providers():
             raise EngineError(
                 f"{path.name} was asked to run on {provider} and onnxruntime fell back to "
