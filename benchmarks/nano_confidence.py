@@ -47,7 +47,8 @@ def figures(probabilities: Any, classes: Any) -> dict[str, float]:
 def decided(recognizer: Any, mode: str, evidence: Sequence[Any]) -> list[Any]:
     """What the calibrated bundle decides on each picture."""
     judge = recognizer._judge
-    return [judge.judge(mode, ClassScores(one.log_probs, 0.0, 0), one.features).decision for one in evidence]
+    found = [(ClassScores(one.log_probs, 0.0, 0), one.features) for one in evidence]
+    return [judge.judge(mode, scores, partial(np.asarray, features)).decision for scores, features in found]
 
 
 def answers(decisions: Sequence[Any], truths: Sequence[int], labels: Any) -> dict[str, Any]:

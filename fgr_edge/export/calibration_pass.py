@@ -168,7 +168,8 @@ class _Seen:
 
     def embeds(self, merge: int) -> ImageEmbeds:
         deepstack = tuple(self._outputs[f"deepstack.{i}"] for i in range(len(self._outputs) - 1))
-        return ImageEmbeds(self._outputs["image_embeds"], deepstack, (self.grid[0] // merge, self.grid[1] // merge))
+        grid = (self.grid[0] // merge, self.grid[1] // merge)
+        return ImageEmbeds.of_arrays(self._outputs["image_embeds"], deepstack, grid)
 
 
 class _Waiting:

@@ -118,5 +118,5 @@ def _shared(a: IntArray, b: IntArray) -> int:
 
 
 def _call(feed: Feed, past: int, prompt_tokens: int) -> Call:
-    deepstack = tuple(features[past:] for features in feed.deepstack)
-    return Call(past, feed.embeds[past:], feed.positions, deepstack, prompt_tokens - 1 - past)
+    deepstack = tuple(features.on_host()[past:] for features in feed.deepstack)
+    return Call(past, feed.embeds.on_host()[past:], feed.positions, deepstack, prompt_tokens - 1 - past)

@@ -1,8 +1,9 @@
 """Prefill and decode over a KV cache that stays in place. Knows embeddings, positions and tokens; no text, no pictures.
 
-In: embeddings [S, H] float32 and positions [3, S]. Out: logits [R, V] float32 of the rows asked for. The cache, the
-rotary table and the one-token buffers are allocated once and reused from picture to picture; they grow when a prompt
-needs more. `branch` and `check` append tokens that do not follow one another, but hang below each other as a tree.
+In: embeddings [S, H] float32, some perhaps still where another engine left them (`PlacedRows`), and positions [3, S].
+Out: logits [R, V] float32 of the rows asked for. The cache, the rotary table and the one-token buffers are allocated
+once and reused from picture to picture; they grow when a prompt needs more. `branch` and `check` append tokens that do
+not follow one another, but hang below each other as a tree.
 A prompt is read in chunks, so that what its layers hold in between does not grow with it; what it begins with, and the
 cache holds already, is not read again.
 """
@@ -20,6 +21,7 @@ from fgr_edge.runtime.call_parts import UNREAD_ROW, call_parts
 from fgr_edge.runtime.decoder_call import Checked, DecoderCall, tree
 from fgr_edge.runtime.head import Head, LazyLogits
 from fgr_edge.runtime.known_prefix import KnownPrefix
+from fgr_edge.runtime.placed_rows import Rows, send
 from fgr_edge.runtime.rotary import IntArray, RotaryAngles, frequency_axes
 from fgr_edge.runtime.sessions.session import Buffer, Session
 from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step
@@ -31,6 +33,7 @@ NOT_FINITE = (
     "again, or try fp32"
 )
 CHUNK_TOKENS = 512  # of a prompt, read at once
+NO_FEATURES = np.zeros((1, 1), np.float32)  # of DeepStack, where there is no picture
 KEPT_CALLS = 48  # bound calls, one for each number of tokens in, logit rows out and slots masked
 
 
@@ -146,12 +149,12 @@ class Decoder:
 
     def prefill(
         self,
-        embeds: Floats,
+        embeds: Rows,
         positions: IntArray,
         *,
         max_new_tokens: int,
         branches: int = 0,
-        deepstack: Sequence[Floats] = (),
+        deepstack: Sequence[Rows] = (),
         prefix: KnownPrefix | None = None,
     ) -> Floats:
         """Start a new sequence; returns the logits [V] after its last token.
@@ -190,7 +193,7 @@ class Decoder:
         self._known = prefix
         return logits
 
-    def _read(self, embeds: Floats, deepstack: Sequence[Floats], first: int) -> Floats:
+    def _read(self, embeds: Rows, deepstack: Sequence[Rows], first: int) -> Floats:
         """Append what the cache lacks of a prompt, in chunks, none across slot `first`; logits [V] after its end."""
         while True:
             end = first if self.length < first else len(embeds)
@@ -240,7 +243,7 @@ class Decoder:
                 buffer.upload()
         self.length = start + len(rows)
 
-    def forward(self, embeds: Floats, rows: IntArray, deepstack: Sequence[Floats] = ()) -> Floats:
+    def forward(self, embeds: Rows, rows: IntArray, deepstack: Sequence[Rows] = ()) -> Floats:
         """Append S tokens whose rotary angles are in the table; logits [R, V] of `rows`, counted from the first."""
         return self._several(embeds, rows, deepstack, None, None)
 
@@ -271,9 +274,9 @@ class Decoder:
 
     def _several(
         self,
-        embeds: Floats,
+        embeds: Rows,
         rows: IntArray,
-        deepstack: Sequence[Floats],
+        deepstack: Sequence[Rows],
         slots: IntArray | None,
         mask: Floats | None,
     ) -> Floats:
@@ -298,9 +301,9 @@ class Decoder:
 
     def _run(
         self,
-        embeds: Floats,
+        embeds: Rows,
         rows: IntArray,
-        deepstack: Sequence[Floats],
+        deepstack: Sequence[Rows],
         slots: IntArray | None,
         mask: Floats | None,
     ) -> DecoderCall:
@@ -314,11 +317,9 @@ class Decoder:
             self._known = self._known.before(self.length)  # what stands there is written over
         step = Step(self.length, count, self.capacity, rows, slots, mask)
         call = self._call(step)
-        call.embeds.array[0] = embeds
-        call.embeds.upload()
+        send(embeds, call.embeds)
         for i, buffer in enumerate(call.deepstack):
-            buffer.array[0] = deepstack[i] if deepstack else 0
-            buffer.upload()
+            send(deepstack[i] if deepstack else NO_FEATURES, buffer)
         for row, buffer in call.step:
             row.write(buffer.array, step)
             buffer.upload()

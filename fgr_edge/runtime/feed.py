@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fgr_edge.runtime.placed_rows import PlacedRows
 from fgr_edge.runtime.prompt import Prompt
 from fgr_edge.runtime.rotary import IntArray, prompt_positions
 from fgr_edge.runtime.vision import ImageEmbeds
@@ -19,20 +20,17 @@ Floats = npt.NDArray[np.float32]
 class Feed:
     """embeds: [S, H]; positions: [3, S]; deepstack: per layer [S, H], zero where there is no picture."""
 
-    embeds: Floats
+    embeds: PlacedRows
     positions: IntArray
-    deepstack: tuple[Floats, ...]
+    deepstack: tuple[PlacedRows, ...]
 
 
 def picture_feed(prompt: Prompt, picture: ImageEmbeds, gather: Callable[[IntArray], Floats]) -> Feed:
-    """Put the picture's tokens in their place; `gather` embeds token ids."""
+    """Put the picture's tokens in their place, without moving them; `gather` embeds token ids."""
     place = slice(prompt.image_start, prompt.image_start + prompt.image_tokens)
     embeds = gather(prompt.ids)
-    embeds[place] = picture.tokens
-    deepstack = []
-    for features in picture.deepstack:
-        layer = np.zeros_like(embeds)
-        layer[place] = features
-        deepstack.append(layer)
+    tokens, *deepstack = picture.buffers
+    zeros = np.zeros_like(embeds) if deepstack else embeds
     positions = prompt_positions(prompt.image_start, picture.grid, len(prompt.ids) - place.stop)
-    return Feed(embeds, positions, tuple(deepstack))
+    layers = tuple(PlacedRows(zeros, features, place) for features in deepstack)
+    return Feed(PlacedRows(embeds, tokens, place), positions, layers)

@@ -7,6 +7,7 @@ left in the bundle; without it every best class is accepted, uncalibrated. Does 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -67,11 +68,11 @@ class Judge:
         """The calibration of a mode; one that changes nothing where there is none."""
         return self._confidence.get(mode, self._uncalibrated)
 
-    def judge(self, mode: Mode, scores: ClassScores, features: npt.NDArray[np.float32]) -> Judgement:
+    def judge(self, mode: Mode, scores: ClassScores, features: Callable[[], npt.NDArray[np.float32]]) -> Judgement:
         """Decide on one picture.
 
         Args:
-            features: [F], the picture in embedding space.
+            features: [F], the picture in embedding space; asked for where they count, for they may be on a GPU.
 
         Raises:
             EngineError: a score or a feature is not a number.
@@ -80,5 +81,5 @@ class Judge:
         # What was not visited counts as one more class, at its largest.
         shares = confidence.probabilities(scores.log_probs) * (1 - scores.rest)
         detector = self._outliers.get(mode)
-        strange = None if detector is None else detector.score(features, scores.log_probs)
+        strange = None if detector is None else detector.score(features(), scores.log_probs)
         return Judgement(confidence.decide(shares, self._labels, strange), shares, strange)

@@ -17,7 +17,8 @@ class Timings:
 
     ttft_ms runs from the picture as given to the logits of the first token: preprocessing, vision and prefill.
     decode_ms is the generation of text after it, labels_ms the scoring of labels, for which scored_tokens went through
-    the decoder.
+    the decoder. Engines that nobody waits for (TensorRT) do their work on the picture within prefill_ms; vision_ms is
+    what it takes to hand it over.
     """
 
     preprocess_ms: float

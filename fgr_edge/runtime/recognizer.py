@@ -268,7 +268,9 @@ class Recognizer:
             return scorer.best(frame, logits, extend, confidence, top_k=top_k)
 
         scored = yield from self._score(image, request, scorer, best)
-        decision, shares, strange = self._judge.judge(request.mode, scored.scores, _features(scored.context.embeds))
+        decision, shares, strange = self._judge.judge(
+            request.mode, scored.scores, lambda: _features(scored.context.embeds)
+        )
         piece = scored.frame.lead + (decision.label or NONE_OF_THESE) + scored.frame.tail
         yield piece
         order = np.argsort(-shares, kind="stable")[:top_k]
@@ -340,9 +342,9 @@ class Recognizer:
         embeds = image if isinstance(image, ImageEmbeds) else self._seen(cast(Patches, patches))
         seen = time.perf_counter()
         if request.wording is None:
-            prompt = self._prompts.build(request.question, request.mode, len(embeds.tokens))
+            prompt = self._prompts.build(request.question, request.mode, embeds.count)
         else:
-            prompt = self._prompts.build_asked(request.wording, len(embeds.tokens))
+            prompt = self._prompts.build_asked(request.wording, embeds.count)
         closing = self._answers.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
         branches = max(0 if scorer is None else scorer.branches, MOST_ROWS if self._speculates(request.mode) else 0)
         room = self._decoder.most_tokens(branches) - len(prompt.ids) - closing

@@ -8,14 +8,16 @@ Source: transformers, `vision_utils.py` (window index, position ids, bilinear ta
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.runtime.image import Patches
-from fgr_edge.runtime.sessions.session import Array, Session
+from fgr_edge.runtime.sessions.session import Array, Buffer, HostArray, Session, host_view
 
+Floats = npt.NDArray[np.float32]
 KEPT_GRIDS = 8
 
 
@@ -31,13 +33,43 @@ class VisionSpec:
     deepstack: int
 
 
-@dataclass(frozen=True, slots=True)
 class ImageEmbeds:
-    """A picture as decoder input: tokens [M, H] float32, per DeepStack layer [M, H], and the merged grid."""
+    """A picture as decoder input, where the vision engine left it; on the host when somebody asks for that.
 
-    tokens: npt.NDArray[np.float32]
-    deepstack: tuple[npt.NDArray[np.float32], ...]
-    grid: tuple[int, int]
+    Args:
+        buffers: [M, H] float32 each: the tokens, then a row for each of them for every DeepStack layer.
+        grid: (height, width) in tokens.
+    """
+
+    def __init__(self, buffers: Sequence[Buffer], grid: tuple[int, int]) -> None:
+        self.buffers = tuple(buffers)
+        self.grid = grid
+        self._on_host: tuple[Floats, ...] | None = None
+
+    @classmethod
+    def of_arrays(cls, tokens: Floats, deepstack: Sequence[Floats], grid: tuple[int, int]) -> ImageEmbeds:
+        """Embeddings that are on the host."""
+        return cls([HostArray(array) for array in (tokens, *deepstack)], grid)
+
+    @property
+    def count(self) -> int:
+        """M, how many tokens the picture takes."""
+        return self.buffers[0].shape[0]
+
+    @property
+    def tokens(self) -> Floats:
+        """[M, H] on the host; waits for the engine, the first time."""
+        return self._arrays()[0]
+
+    @property
+    def deepstack(self) -> tuple[Floats, ...]:
+        """Per DeepStack layer [M, H] on the host; waits likewise."""
+        return self._arrays()[1:]
+
+    def _arrays(self) -> tuple[Floats, ...]:
+        if self._on_host is None:
+            self._on_host = tuple(host_view(buffer) for buffer in self.buffers)
+        return self._on_host
 
 
 class VisionEncoder:
@@ -49,12 +81,12 @@ class VisionEncoder:
         self._tables: OrderedDict[tuple[int, int], dict[str, Array]] = OrderedDict()
 
     def encode(self, patches: Patches) -> ImageEmbeds:
-        """Run the tower on one picture."""
+        """Run the tower on one picture; engines that work elsewhere than on the host are not waited for."""
         _, height, width = patches.grid
-        outputs = self._session.run({"patches": patches.pixels, **self._grid_tables(height, width)})
+        outputs = self._session.run_resident({"patches": patches.pixels, **self._grid_tables(height, width)})
         merge = self._spec.merge_size
-        deepstack = tuple(outputs[f"deepstack.{i}"] for i in range(self._spec.deepstack))
-        return ImageEmbeds(outputs["image_embeds"], deepstack, (height // merge, width // merge))
+        names = ("image_embeds", *(f"deepstack.{i}" for i in range(self._spec.deepstack)))
+        return ImageEmbeds([outputs[name] for name in names], (height // merge, width // merge))
 
     def _grid_tables(self, height: int, width: int) -> dict[str, Array]:
         key = (height, width)

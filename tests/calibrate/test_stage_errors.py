@@ -30,7 +30,7 @@ def stages(tokens: tuple[int, ...] = (3, 1, 2)) -> Stages:
     rows = RNG.normal(size=(len(tokens), 10)).astype(np.float32)
     rows[np.arange(len(tokens)), list(tokens)] = 6
     pixels = RNG.normal(size=(16, 12)).astype(np.float32)
-    embeds = ImageEmbeds(RNG.normal(size=(4, 8)).astype(np.float32), (), (2, 2))
+    embeds = ImageEmbeds.of_arrays(RNG.normal(size=(4, 8)).astype(np.float32), (), (2, 2))
     scores = np.log(RNG.dirichlet(np.ones(5)))
     return Stages(Patches(pixels, (1, 4, 4)), embeds, rows[0], np.array(tokens), rows, scores)
 
@@ -47,7 +47,7 @@ def test_a_bundle_is_no_distance_from_itself() -> None:
 
 def test_the_first_stage_that_differs_is_over_its_bound_and_the_one_before_is_not() -> None:
     one = stages()
-    other = replace(one, embeds=replace(one.embeds, tokens=one.embeds.tokens + np.float32(0.05)))
+    other = replace(one, embeds=ImageEmbeds.of_arrays(one.embeds.tokens + np.float32(0.05), (), one.embeds.grid))
     measures = measures_of([of_picture(one, one), of_picture(one, other)], FP32)
     assert [measure["within"] for measure in measures if measure["bound"] is not None] == [True, False]
     (error,) = (measure for measure in measures if measure["name"] == "relative_error")
@@ -82,6 +82,6 @@ def test_a_number_added_to_all_logits_is_no_error() -> None:
 
 def test_bundles_that_cut_pictures_otherwise_are_refused() -> None:
     one = stages()
-    other = replace(one, embeds=replace(one.embeds, grid=(1, 4)))
+    other = replace(one, embeds=ImageEmbeds.of_arrays(one.embeds.tokens, (), (1, 4)))
     with pytest.raises(BundleError, match="--image-size"):
         of_picture(one, other)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fgr_edge.runtime.image import Patches
+from fgr_edge.runtime.sessions.session import HostArray
 from fgr_edge.runtime.vision import (
     KEPT_GRIDS,
     VisionEncoder,
@@ -80,9 +81,9 @@ class EmptySession:
     def __init__(self) -> None:
         self.inputs: list[dict[str, Any]] = []
 
-    def run(self, inputs: Any) -> dict[str, Any]:
+    def run_resident(self, inputs: Any) -> dict[str, Any]:
         self.inputs.append(dict(inputs))
-        return {"image_embeds": np.zeros((len(inputs["patches"]) // 4, 3), np.float32)}
+        return {"image_embeds": HostArray(np.zeros((len(inputs["patches"]) // 4, 3), np.float32))}
 
 
 def test_tables_of_recent_grids_are_kept_and_of_old_ones_dropped() -> None:

@@ -1,7 +1,7 @@
 """One GPU and one stream of work for it, through cuda-python; every return code is checked.
 
 In: addresses and sizes. Out: memory, copies, captured graphs. Knows no tensors and no TensorRT. All work goes to one
-stream, in order, and nothing waits for it but `synchronize` and `Copy.wait`.
+stream, in order, and nothing waits for it but `synchronize`.
 
 TensorRT's runtime can be created on a machine without a driver, and ends the process at its next use. So `open_cuda`
 comes first: it finds a missing driver, one too old, and a missing GPU, and says so.
@@ -118,21 +118,6 @@ def _available_bytes() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
-class Copy:
-    """A copy out of host memory that may still be under way."""
-
-    __slots__ = ("_cuda", "_event", "_number")
-
-    def __init__(self, cuda: Cuda, event: Any, number: int) -> None:
-        self._cuda, self._event, self._number = cuda, event, number
-
-    def wait(self) -> None:
-        """Until the host memory has been read; at once where the stream has been waited for since."""
-        if self._number > self._cuda.finished:
-            self._cuda.call("cudaEventSynchronize", self._event)
-            self._number = 0
-
-
 class CapturedGraph:
     """Work captured from the stream, to be launched as a whole."""
 
@@ -152,7 +137,7 @@ class Cuda:
         api: cuda.bindings.runtime.
         gpu: which it is.
         stream: all work goes here.
-        enqueued: copies put on the stream so far.
+        enqueued: copies between host and GPU put on the stream so far.
         finished: how many of them are known to be done.
     """
 
@@ -224,18 +209,16 @@ class Cuda:
         """Enqueue: zeros on the GPU."""
         self.call("cudaMemsetAsync", address, 0, size, self.stream)
 
-    def event(self) -> Any:
-        """A mark to put on the stream."""
-        event = self.call("cudaEventCreateWithFlags", self.api.cudaEventDisableTiming)
-        return event
-
-    def upload(self, address: int, source: int, size: int, event: Any) -> Copy:
-        """Enqueue: host to GPU; `event` marks its end."""
+    def upload(self, address: int, source: int, size: int) -> None:
+        """Enqueue: host to GPU."""
         kind = self.api.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call("cudaMemcpyAsync", address, source, size, kind, self.stream)
-        self.call("cudaEventRecord", event, self.stream)
         self.enqueued += 1
-        return Copy(self, event, self.enqueued)
+
+    def copy(self, address: int, source: int, size: int) -> None:
+        """Enqueue: GPU to GPU."""
+        kind = self.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self.call("cudaMemcpyAsync", address, source, size, kind, self.stream)
 
     def download(self, address: int, target: int, size: int) -> None:
         """Enqueue: GPU to host; there after `synchronize`."""

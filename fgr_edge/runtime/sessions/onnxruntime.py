@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fgr_edge.errors import EngineError, MissingExtraError
 from fgr_edge.runtime.sessions.huge_pages import collapse_large_areas
 from fgr_edge.runtime.sessions.onnxruntime_weights import MappedWeights
-from fgr_edge.runtime.sessions.session import Array, Buffer
+from fgr_edge.runtime.sessions.session import Array, Buffer, HostArray, put_rows
 from fgr_edge.runtime.sessions.settings import SessionSettings
 
 Device = Literal["cpu", "cuda"]
@@ -68,18 +68,12 @@ def _session_options(ort: Any, threads: int | None, settings: SessionSettings) -
     return options
 
 
-class HostBuffer:
+class HostBuffer(HostArray):
     """Host memory that ONNX Runtime reads and writes directly."""
 
     def __init__(self, ort: Any, array: Array) -> None:
-        self.array = array
+        super().__init__(array)
         self.value = ort.OrtValue.ortvalue_from_numpy(array)
-
-    def upload(self) -> None:
-        """Nothing to do: the engine reads `array` itself."""
-
-    def download(self) -> None:
-        """Nothing to do: the engine writes `array` itself."""
 
 
 class CudaBuffer:
@@ -89,8 +83,17 @@ class CudaBuffer:
         self.array = array
         self.value = ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
     def upload(self) -> None:
         self.value.update_inplace(self.array)
+
+    def upload_around(self, rows: slice, source: Buffer, first: int) -> None:
+        # Through the host: ONNX Runtime copies no part of a tensor from the device to the device.
+        put_rows(self.array, rows, source, first)
+        self.upload()
 
     def download(self) -> None:
         self.array[...] = self.value.numpy()
@@ -164,6 +167,9 @@ class OnnxRuntimeSession:
         except self._errors as error:
             raise self._refused(error) from error
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def run_resident(self, inputs: Mapping[str, Array]) -> dict[str, Buffer]:
+        return {name: HostArray(array) for name, array in self.run(inputs).items()}
 
     def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike, *, on_host: bool = False) -> Buffer:
         array = np.zeros(shape, dtype)

@@ -9,7 +9,8 @@ In: engines and tensors by name. Out: the same. Knows no model, and no files.
                built for it) is captured as a CUDA graph: its first run warms up, its second is captured, from then on
                one launch runs it all
     stream     uploads, all engines and downloads follow one another on one stream; only reading a result waits: the
-               logits of a token, and once a picture its embeddings, which the host puts into the prompt
+               logits of a token. A picture's embeddings stay on the GPU: one copy keeps them from the next picture,
+               another puts them between the prompt's text
 
 An engine writes its cache by scattering rows to where they belong. Newer ones say that output and input are the same
 memory (`get_aliased_input_tensor`), and are held to it. Older ones copy what they do not write onto itself.
@@ -83,6 +84,18 @@ class TensorRTSession:
         return tensorrt_profiles.longest(self.profiles, name, axis)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = self._run(inputs)
+        for buffer in outputs.values():
+            buffer.start_download()
+        self.library.cuda.synchronize()
+        return {name: buffer.array.copy() for name, buffer in outputs.items()}
+
+    def run_resident(self, inputs: Mapping[str, Array]) -> dict[str, Buffer]:
+        # Bound calls write where they always do, so that they can be captured: what is handed out is a copy.
+        return {name: buffer.duplicate() for name, buffer in self._run(inputs).items()}
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, DeviceBuffer]:
+        """Enqueue a run; its outputs, written over by the next of the same shapes."""
         self.check(inputs, self.input_names, "inputs")
         key = tuple((name, array.shape) for name, array in sorted(inputs.items()))
         if key not in self._runs:
@@ -225,7 +238,7 @@ class _Call:
 
 
 class _Run:
-    """`TensorRTSession.run` for inputs of certain shapes: buffers of its own, outputs of the shapes that follow."""
+    """A run for inputs of certain shapes: buffers of its own, outputs of the shapes that follow."""
 
     def __init__(self, session: TensorRTSession, shapes: Mapping[str, Shape]) -> None:
         memory, dtypes = session.library.memory, session.dtypes
@@ -241,15 +254,12 @@ class _Run:
         }
         self._call = session.bind(self._inputs, self._outputs)
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, DeviceBuffer]:
         for name, buffer in self._inputs.items():
             buffer.array[...] = inputs[name]
             buffer.upload()
         self._call()
-        for buffer in self._outputs.values():
-            buffer.start_download()
-        self._session.library.cuda.synchronize()
-        return {name: buffer.array.copy() for name, buffer in self._outputs.items()}
+        return self._outputs
 
 
 def _dtype(found: Any, tensor: str, engine: str) -> np.dtype[Any]:

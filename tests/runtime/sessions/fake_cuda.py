@@ -8,7 +8,7 @@ this process. Device memory is handed out dirty. Codes and refusals are as CUDA 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,13 +46,13 @@ class FakeCuda:
     Attributes:
         integrated: 1 where its memory is the host's.
         calls: names of the functions called, in order.
+        copies: kind and bytes of the copies put on the stream, in order.
         refused: by function, the code to return from now on.
         device: by address, the GPU's memory.
     """
 
     cudaStreamNonBlocking = 1
-    cudaEventDisableTiming = 2
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self, total_bytes: int = 1 << 32, driver: int = 13000, name: str = "NVIDIA Fake 9000") -> None:
@@ -61,6 +61,7 @@ class FakeCuda:
         self.name = name
         self.integrated = 0
         self.calls: list[str] = []
+        self.copies: list[tuple[int, int]] = []
         self.refused: dict[str, cudaError_t] = {}
         self.device: dict[int, npt.NDArray[np.uint8]] = {}
         self.pinned: dict[int, npt.NDArray[np.uint8]] = {}
@@ -144,12 +145,15 @@ class FakeCuda:
         return self.enqueue(work)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: Any) -> tuple[Any, ...]:
-        spaces = (self.device, self.pinned) if kind == 1 else (self.pinned, self.device)
-        if target not in spaces[0] or source not in spaces[1]:
+        spaces = {1: (self.device, self.pinned), 2: (self.pinned, self.device), 3: (self.device, self.device)}[kind]
+        found = [_bytes_at(space, address, size) for space, address in zip(spaces, (target, source), strict=True)]
+        if found[0] is None or found[1] is None:
             return (cudaError_t.cudaErrorInvalidValue,)
+        self.copies.append((kind, size))
+        into, out_of = found[0], found[1]
 
         def work() -> None:
-            spaces[0][target][:size] = spaces[1][source][:size]
+            into[...] = out_of
 
         return self.enqueue(work)
 
@@ -160,13 +164,10 @@ class FakeCuda:
         (self.queue if self.capturing is None else self.capturing).append(work)
         return (SUCCESS,)
 
-    def finish(self, until: Work | None = None) -> None:
-        """Do what was enqueued, up to a piece of it."""
+    def finish(self) -> None:
+        """Do what was enqueued."""
         while self.queue:
-            work = self.queue.pop(0)
-            work()
-            if work is until:
-                return
+            self.queue.pop(0)()
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
         return SUCCESS, 77
@@ -176,24 +177,6 @@ class FakeCuda:
             self.capture_broken = True
             return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
         self.finish()
-        return (SUCCESS,)
-
-    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
-        return SUCCESS, SimpleNamespace(mark=None)
-
-    def cudaEventDestroy(self, event: Any) -> tuple[Any, ...]:
-        return (SUCCESS,)
-
-    def cudaEventRecord(self, event: Any, stream: Any) -> tuple[Any, ...]:
-        def mark() -> None:
-            event.mark = None
-
-        event.mark = mark
-        return self.enqueue(mark)
-
-    def cudaEventSynchronize(self, event: Any) -> tuple[Any, ...]:
-        if event.mark is not None:
-            self.finish(until=event.mark)
         return (SUCCESS,)
 
     # Graphs
@@ -223,3 +206,11 @@ class FakeCuda:
 
     def cudaGraphExecDestroy(self, executable: list[Work]) -> tuple[Any, ...]:
         return (SUCCESS,)
+
+
+def _bytes_at(space: Mapping[int, npt.NDArray[np.uint8]], address: int, size: int) -> npt.NDArray[np.uint8] | None:
+    """Memory from an address on, which may lie inside a block; None where there is not so much."""
+    for start, block in space.items():
+        if start <= address and address + size <= start + block.size:
+            return block[address - start : address - start + size]
+    return None

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from fgr_edge.errors import EngineError
-from fgr_edge.runtime.sessions.session import Buffer
+from fgr_edge.runtime.sessions.cuda_memory import DeviceBuffer, most_under_way
+from fgr_edge.runtime.sessions.session import Buffer, HostArray, host_view
 from fgr_edge.runtime.sessions.tensorrt import TensorRTSession
 from fgr_edge.runtime.sessions.tensorrt_library import Library
 from tests.runtime.sessions.fake_cuda import FakeCuda, cudaError_t
@@ -247,18 +248,101 @@ def test_what_the_gpu_has_not_read_yet_is_not_written_over(opened: Callable[...,
     assert cache.sum(12, 0.0) == sum(range(12))
 
 
-def test_host_memory_is_not_handed_on_while_it_is_read(opened: Callable[..., TensorRTSession]) -> None:
+def test_host_memory_is_not_handed_on_while_it_is_read(opened: Callable[..., TensorRTSession], cuda: FakeCuda) -> None:
+    session, most = opened(), most_under_way(256)
+    kept: list[DeviceBuffer] = []
+    cuda.calls.clear()
+    for number in range(most + 3):
+        buffer = session.buffer((1, 1, SLOTS, WIDTH), np.float32)
+        assert isinstance(buffer, DeviceBuffer)
+        buffer.array[...] = number
+        buffer.upload()
+        kept.append(buffer)
+        buffer._array = None  # its host memory may go to the next one, and its copy was not made yet
+    assert [name for name in cuda.calls if name.endswith("Synchronize")] == ["cudaStreamSynchronize"]
+    assert cuda.calls.count("cudaHostAlloc") == most
+    session.library.cuda.synchronize()
+    found = [cuda.device[buffer.address][:4].view(np.float32)[0] for buffer in kept]
+    assert found == list(range(most + 3))
+
+
+def test_writing_a_tensor_anew_waits_for_nothing(opened: Callable[..., TensorRTSession], cuda: FakeCuda) -> None:
     session = opened()
-    first = session.buffer((1, 1, SLOTS, WIDTH), np.float32)
-    first.array[...] = 7
-    first.upload()
-    copied = session.buffer((1, 1, SLOTS, WIDTH), np.float32)
-    address = first.host_address  # type: ignore[attr-defined]
-    kept = first.address  # type: ignore[attr-defined]
-    del first
-    copied.array[...] = 1  # takes the block that the copy still reads
-    assert copied.host_address == address  # type: ignore[attr-defined]
-    assert (session.library.cuda.api.device[kept][:4].view(np.float32) == 7).all()
+    buffer, sent = session.buffer((4,), np.float32), session.buffer((4,), np.float32)
+    cuda.calls.clear()
+    for number in range(5):
+        buffer.array[number % 4] = number + 1
+        buffer.upload()
+    assert not [name for name in cuda.calls if name.endswith("Synchronize")]
+    assert buffer.array.tolist() == [5, 2, 3, 4], "what was not written again is what it was"
+    buffer.download()
+    assert buffer.array.tolist() == [5, 2, 3, 4]
+    assert not sent.array.any()
+
+
+def test_a_tensor_that_is_read_on_the_cpu_stays_where_it_is(opened: Callable[..., TensorRTSession]) -> None:
+    buffer = opened().buffer((4,), np.float32)
+    assert isinstance(buffer, DeviceBuffer)
+    address = buffer.host_address
+    for number in range(3):
+        buffer.array[...] = number
+        buffer.upload()
+    assert buffer.host_address == address
+
+
+# Rows that stay on the GPU
+
+
+def test_outputs_that_stay_are_not_written_over_and_nobody_waits(
+    opened: Callable[..., TensorRTSession], cuda: FakeCuda
+) -> None:
+    session = opened()
+    found: list[Buffer] = []
+    for number in range(4):  # captured from the second on
+        if number == 1:  # contexts and buffers are there
+            cuda.calls.clear()
+        rows = np.full((1, 1, 1, WIDTH), number, np.float32)
+        past = np.zeros((1, 1, SLOTS, WIDTH), np.float32)
+        found.append(session.run_resident({"past_key.0": past, "rows": rows, "start": np.array([0])})["total"])
+    assert not [name for name in cuda.calls if name.endswith("Synchronize")]
+    assert cuda.calls.count("cudaGraphLaunch") == 3
+    assert [float(host_view(total)[0, 0, 0]) for total in found] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("part", [slice(0, 2), slice(1, 4), slice(4, 6), slice(0, 6)])
+def test_rows_on_the_gpu_are_put_between_those_of_the_host_without_coming_down(
+    opened: Callable[..., TensorRTSession], cuda: FakeCuda, part: slice
+) -> None:
+    session = opened()
+    source, target = session.buffer((8, WIDTH), np.float32), session.buffer((1, 6, WIDTH), np.float32)
+    source.array[...] = np.arange(8)[:, None] + 100
+    source.upload()
+    cuda.calls.clear()
+    cuda.copies.clear()
+    target.array[0] = np.arange(6)[:, None]
+    target.upload_around(part, source, 2)
+    row, count = WIDTH * 4, part.stop - part.start
+    assert cuda.copies[-1] == (3, count * row)
+    assert sum(size for kind, size in cuda.copies if kind == 1) == (6 - count) * row, "their place is not sent"
+    assert not [kind for kind, _ in cuda.copies if kind == 2]
+    assert not [name for name in cuda.calls if name.endswith("Synchronize")]
+    expected = np.arange(6)
+    expected[part] = np.arange(102, 102 + count)
+    assert host_view(target)[0, :, 0].tolist() == expected.tolist()
+
+
+def test_rows_of_another_engine_come_by_the_host(opened: Callable[..., TensorRTSession]) -> None:
+    here, elsewhere = opened(), opened()
+    target = here.buffer((1, 3, WIDTH), np.float32)
+    away = elsewhere.buffer((2, WIDTH), np.float32)
+    away.array[...] = 7
+    away.upload()
+    for source in (away, HostArray(np.full((2, WIDTH), 7, np.float32))):
+        target.array[...] = 1
+        target.upload_around(slice(1, 3), source, 0)
+        assert host_view(target)[0, :, 0].tolist() == [1, 7, 7]
+    with pytest.raises(EngineError, match=r"rows of \[2, 5\] do not fit into \[1, 3, 4\]"):
+        target.upload_around(slice(1, 3), HostArray(np.ones((2, 5), np.float32)), 0)
 
 
 def test_a_result_outlives_its_buffer(opened: Callable[..., TensorRTSession]) -> None:

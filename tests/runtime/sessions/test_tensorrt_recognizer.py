@@ -25,6 +25,7 @@ from fgr_edge.runtime.engine_record import (
     write_record,
 )
 from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.request import Request
 from tests.runtime.sessions.fake_cuda import FakeCuda
 from tests.runtime.sessions.fake_tensorrt import FakeLibrary, write_engine
 
@@ -139,7 +140,8 @@ def test_reasoning_is_the_same_text_and_one_launch_a_token(
     plain = Recognizer(bundle, device="cpu", threads=1, speculate=False)
     expected = plain(picture, mode="reason", think_budget=40)
     recognizer = Recognizer(bundle)
-    recognizer(picture, mode="reason", think_budget=40)
+    for _ in range(2):  # buffers, contexts and graphs are made; nothing waits from the second picture on
+        recognizer(picture, mode="reason", think_budget=40)
     cuda.calls.clear()
     found = recognizer(picture, mode="reason", think_budget=40)
     assert found.text == expected.text
@@ -171,6 +173,57 @@ def test_an_answer_longer_than_the_cache_is_refused_before_it_begins(
     recognizer = Recognizer(built("10.3.0"))
     with pytest.raises(EngineError, match=r"and the engine's cache has 1024.*--cache-length"):
         recognizer(birds(1)[0], mode="reason", sampling=SamplingConfig(max_new_tokens=SLOTS - 200))
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "rtx-1.7.1.116"])
+def test_a_picture_is_seen_and_read_without_waiting_for_anything_but_the_logits(
+    built: Callable[..., Path], birds: Callable[[int], list[Path]], cuda: FakeCuda, version: str
+) -> None:
+    """Its prompt is several chunks long: none waits for the one before, nor for vision."""
+    bundle, (first, second) = built(version), birds(2)
+    recognizer = Recognizer(bundle, keep_picture=True)
+    expected = [Recognizer(bundle, device="cpu", threads=1).stages(picture).logits for picture in (first, second)]
+    width = recognizer.bundle.manifest["decoder"]["hidden"] * 4
+    for picture in (first, second, first):  # buffers, contexts and graphs are made
+        recognizer._read(picture, Request("direct"))
+    for picture, logits in ((second, expected[1]), (first, expected[0])):
+        cuda.calls.clear()
+        cuda.copies.clear()
+        context = recognizer._read(picture, Request("direct"))
+        waits = [place for place, name in enumerate(cuda.calls) if name.endswith("Synchronize")]
+        assert waits == [len(cuda.calls) - 1], "the logits are the last of all, and all that is waited for"
+        assert [size for kind, size in cuda.copies if kind == 2] == [logits.nbytes], "and all that comes down"
+        placed = [size for kind, size in cuda.copies if kind == 3][1:]  # the first keeps them from the next picture
+        assert len(placed) > 1 and sum(placed) == context.embeds.count * width
+        np.testing.assert_allclose(context.logits, logits, atol=1e-3)
+    assert "cudaMalloc" not in cuda.calls and "cudaHostAlloc" not in cuda.calls
+
+
+def test_embeddings_come_down_when_they_are_asked_for_and_once(
+    built: Callable[..., Path], birds: Callable[[int], list[Path]], cuda: FakeCuda
+) -> None:
+    bundle, pictures = built("10.3.0"), birds(2)
+    recognizer = Recognizer(bundle)
+    seen = [recognizer.see(picture) for picture in pictures]
+    expected = [Recognizer(bundle, device="cpu", threads=1).see(picture).tokens for picture in pictures]
+    assert not [kind for kind, _ in cuda.copies if kind == 2]
+    for embeds, tokens in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(embeds.tokens, tokens, atol=1e-3)
+        cuda.calls.clear()
+        assert embeds.tokens.shape == (embeds.count, tokens.shape[1]) and not cuda.calls
+
+
+def test_an_answer_without_an_outlier_rule_never_brings_embeddings_down(
+    built: Callable[..., Path], birds: Callable[[int], list[Path]], cuda: FakeCuda
+) -> None:
+    recognizer, (picture,) = Recognizer(built("10.3.0")), birds(1)
+    recognizer(picture)
+    vocab, down = recognizer.bundle.manifest["decoder"]["vocab"], [size for kind, size in cuda.copies if kind == 2]
+    assert down and all(size % (4 * vocab) == 0 for size in down), "logits, and nothing else"
+    cuda.copies.clear()
+    features = recognizer.evidence(picture).features
+    assert [size for kind, size in cuda.copies if kind == 2 and size % (4 * vocab)], "calibration asks for them"
+    assert features.shape == (recognizer.bundle.manifest["decoder"]["hidden"],)
 
 
 # Which engines
