@@ -38,7 +38,7 @@ _WEIGHTS_ONLY = ("fp32", "fp16", "bf16", "int8", "int8-channel", "int4-32", "int
 
 def _cuda(plan: Plan) -> Dialect:
     # CUDA's GroupQueryAttention has float16 and bfloat16 kernels only: the cache is float16. It takes no mask.
-    return OnnxRuntimeDialect(plan, "float16", bfloat16_products=True, tree_attention=False)
+    return OnnxRuntimeDialect(plan, "float16", bfloat16_products=True, tree_attention=False, native_attention=False)
 
 
 TARGETS = {

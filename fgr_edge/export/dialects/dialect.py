@@ -8,7 +8,7 @@ A dialect knows how to quantize a weight, never which model it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -86,6 +86,11 @@ class Dialect(Protocol):
         K and N are those of the padded weight; the bias is as long as the stored rows.
         """
 
+    def linear_parts(
+        self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None, parts: int, *, flat: bool = False
+    ) -> Sequence[ir.Value]:
+        """`linear`, its last axis in `parts` of equal width."""
+
     def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, eps: float, name: str) -> ir.Value:
         """x / rms(x) * weight over the last axis; x is float32."""
 
@@ -130,3 +135,17 @@ class Dialect(Protocol):
         qk_norm: tuple[Vector, Vector, float] | None,
     ) -> ir.Value:
         """Causal attention of qkv [1, S, (heads + 2 kv_heads) * D] over the KV cache, which it extends in place."""
+
+
+def equal_parts(g: GraphBuilder, y: ir.Value, parts: int) -> Sequence[ir.Value]:
+    """The last axis in parts of equal width."""
+    return g.ops("Split", y, outputs=parts, axis=-1, num_outputs=parts)
+
+
+def window_mask(g: GraphBuilder, windows: WindowInputs) -> ir.Value:
+    """Which keys each query sees: [W, L] int32 -> [W, 1, L, L] bool. ONNX Runtime broadcasts no mask over queries."""
+    mask = g.op("Cast", windows.mask, to=ir.DataType.BOOL)
+    mask = g.op("Unsqueeze", mask, g.constant(np.array([1, 2], np.int64), "axes_1_2"))
+    assert windows.mask.shape is not None
+    length = int(windows.mask.shape[1])  # type: ignore[arg-type]
+    return g.op("Expand", mask, g.constant(np.array([1, 1, length, 1], np.int64), "window_queries"))

@@ -8,7 +8,7 @@ builds an engine sets. Every type is stated, quantized layers are explicit Quant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from fgr_edge.calibrate.plan import Part, Plan
 from fgr_edge.calibrate.schemes.scheme import Plain
-from fgr_edge.export.dialects.dialect import AttentionShape, CacheInputs, Vector, WindowInputs
+from fgr_edge.export.dialects.dialect import AttentionShape, CacheInputs, Vector, WindowInputs, equal_parts, window_mask
 from fgr_edge.export.dialects.qdq import KINDS, Working, column_multiple, pad_columns, rounded_inputs, weight_value
 from fgr_edge.export.graphs.builder import Dim, GraphBuilder
 from fgr_edge.export.weights import Matrix
@@ -80,6 +80,11 @@ class StandardDialect:
             y = g.op("Add", y, g.weight(f"{weight.name}.bias", filled.shape, KINDS[inner], [filled]))
         return _cast(g, y, inner, self.working_type)
 
+    def linear_parts(
+        self, g: GraphBuilder, x: ir.Value, weight: Matrix, bias: Vector | None, parts: int, *, flat: bool = False
+    ) -> Sequence[ir.Value]:
+        return equal_parts(g, self.linear(g, x, weight, bias, flat=flat), parts)
+
     def rms_norm(self, g: GraphBuilder, x: ir.Value, weight: Vector, eps: float, name: str) -> ir.Value:
         return self.working(g, self.normed(g, x, g.constant(weight, name), eps))
 
@@ -122,7 +127,7 @@ class StandardDialect:
         axis = g.constant(np.zeros(1, np.int64), "axis_0")
         q, k, v = (g.op("Squeeze", g.op("Gather", x, windows.rows, axis=1), axis) for x in (q, k, v))
         # 2. Attend inside each window; padding is masked as a key.
-        mask = g.shared("window_mask", lambda: _window_mask(g, windows))
+        mask = g.shared("window_mask", lambda: window_mask(g, windows))
         y = self.attended(g, q, k, v, mask, shape)
         # 3. Put every token back: [W, L, C] -> [1, N, C].
         width = shape.heads * shape.head_dim
@@ -219,12 +224,3 @@ def joined_heads(g: GraphBuilder, x: ir.Value) -> ir.Value:
 
 def _cast(g: GraphBuilder, x: ir.Value, found: Working, wanted: Working) -> ir.Value:
     return x if found == wanted else g.op("Cast", x, to=KINDS[wanted])
-
-
-def _window_mask(g: GraphBuilder, windows: WindowInputs) -> ir.Value:
-    """Which keys each query sees: [W, L] int32 -> [W, 1, L, L] bool. ONNX Runtime broadcasts no mask over queries."""
-    mask = g.op("Cast", windows.mask, to=ir.DataType.BOOL)
-    mask = g.op("Unsqueeze", mask, g.constant(np.array([1, 2], np.int64), "axes_1_2"))
-    assert windows.mask.shape is not None
-    length = int(windows.mask.shape[1])  # type: ignore[arg-type]
-    return g.op("Expand", mask, g.constant(np.array([1, 1, length, 1], np.int64), "window_queries"))

@@ -141,9 +141,10 @@ class _VisionGraph:
 
     def _attention(self, x: ir.Value, block: int) -> ir.Value:
         dims, g, dialect = self.dims, self.g, self.dialect
-        qkv = self._linear(x, "qkv", 3 * dims.hidden, dims.hidden, block)
-        qkv = g.op("Unsqueeze", qkv, self._axes(0))
-        q, k, v = g.ops("Split", qkv, outputs=3, axis=-1, num_outputs=3)
+        weight = self.weights.matrix(["qkv"], [3 * dims.hidden], dims.hidden, block)
+        bias = self.weights.vector(["qkv_bias"], [3 * dims.hidden], block)
+        parts = dialect.linear_parts(g, x, weight, bias, 3, flat=True)
+        q, k, v = (g.op("Unsqueeze", part, self._axes(0)) for part in parts)
         q, k = (dialect.rotary(g, part, dims.heads, self.cos, self.sin) for part in (q, k))
         windows = None if block in dims.full_attention_blocks else self.windows
         shape = AttentionShape(dims.heads, dims.heads, dims.head_dim)

@@ -136,6 +136,43 @@ def test_int4_takes_half_the_bytes_of_int8(tmp_path: Path) -> None:
     assert 8.0 < sizes["w8a8"] < 8.1
 
 
+@pytest.mark.parametrize("name", ["fp32", "int8", "w8a8"])
+def test_parts_of_a_layer_are_the_layer_cut(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    weight, bias = rng.standard_normal((24, 70), np.float32), rng.standard_normal(24, np.float32)
+    x = rng.standard_normal((6, 70), np.float32)
+    whole = layer(tmp_path, ALL[name], weight, x, bias, flat=True)
+    dialect = OnnxRuntimeDialect(Plan.uniform(ALL[name]))
+    g = GraphBuilder(tmp_path, "parts", dialect.opset_imports)
+    parts = dialect.linear_parts(g, g.input("x", np.float32, ["rows", 70]), matrix_of(weight), bias, 3, flat=True)
+    for i, part in enumerate(parts):
+        g.output(part, f"y{i}", np.float32, ["rows", 8])
+    g.save()
+    found = OnnxRuntimeSession(tmp_path / "parts.onnx", threads=1).run({"x": x})
+    np.testing.assert_array_equal(np.concatenate([found[f"y{i}"] for i in range(3)], axis=1), whole)
+
+
+def test_w8a8_rounds_an_input_once_for_all_that_multiply_it(tmp_path: Path) -> None:
+    dialect = OnnxRuntimeDialect(Plan.uniform(SCHEMES["w8a8"]))
+    g = GraphBuilder(tmp_path, "layer", dialect.opset_imports)
+    x = g.input("x", np.float32, ["rows", 16])
+    first, second = (dialect.linear(g, x, matrix_of(np.eye(16, dtype=np.float32) * i), None) for i in (1, 2))
+    dialect.linear(g, first, matrix_of(np.eye(16, dtype=np.float32)), None)
+    kinds = [node.op_type for node in g.model().graph]
+    assert kinds.count("DynamicQuantizeLinear") == 2 and kinds.count("MatMulIntegerToFloat") == 3
+    assert second.producer() is not None
+
+
+def test_a_graph_that_is_only_checked_reads_no_weight() -> None:
+    def unread(start: int, stop: int) -> Floats:
+        raise AssertionError(f"rows {start} to {stop} were read")
+
+    matrix = Matrix("layer", (VirtualTensor("layer", (8, 16), "float32", unread),), 16, "decoder", "decoder.0")
+    dialect = OnnxRuntimeDialect(Plan.uniform(SCHEMES["w8a8"]))
+    g = GraphBuilder(None, "layer", dialect.opset_imports)
+    dialect.linear_parts(g, g.input("x", np.float32, ["rows", 16]), matrix, None, 2)
+
+
 def test_gptq_without_calibration_is_refused(tmp_path: Path) -> None:
     scheme = EXTRA["int4-64-gptq"]
     dialect = OnnxRuntimeDialect(Plan(scheme, scheme, scheme, inputs=no_inputs))
