@@ -10,14 +10,14 @@ cache holds already, is not read again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
-from fgr_edge.runtime.call_parts import UNREAD_ROW, call_parts
+from fgr_edge.runtime.call_parts import UNREAD_ROW, CallPart, call_parts
 from fgr_edge.runtime.decoder_call import Checked, DecoderCall, tree
 from fgr_edge.runtime.head import Head, LazyLogits
 from fgr_edge.runtime.known_prefix import KnownPrefix
@@ -100,6 +100,11 @@ class Decoder:
     def has_fixed_cache(self) -> bool:
         """Whether the engine was built for a cache of one length."""
         return self._built_length is not None
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether logits are computed by a graph of their own, from as many rows at a time as is best."""
+        return self._head is not None
 
     @property
     def free(self) -> int:
@@ -245,9 +250,13 @@ class Decoder:
 
     def forward(self, embeds: Rows, rows: IntArray, deepstack: Sequence[Rows] = ()) -> Floats:
         """Append S tokens whose rotary angles are in the table; logits [R, V] of `rows`, counted from the first."""
-        return self._several(embeds, rows, deepstack, None, None)
+        parts = self._parts(len(embeds), rows)
+        calls = self._run_parts(parts, embeds, deepstack, None, None)
+        if len(parts) == 1:
+            return next(calls).logits()
+        return np.concatenate([call.logits().copy() for call in calls])
 
-    def branch(self, embeds: Floats, rows: IntArray, slots: IntArray, mask: Floats) -> Floats:
+    def branch(self, embeds: Floats, rows: IntArray, slots: IntArray, mask: Floats) -> Iterator[Floats]:
         """Append S tokens of a tree below the text so far; `rewind` takes them back.
 
         Args:
@@ -257,14 +266,16 @@ class Decoder:
             mask: [S, W] float32 for the last W slots, these S among them: 0 for what a token sees, `HIDDEN` elsewhere.
                 Slots before them are seen by all.
 
-        Returns:
-            Logits [R, V] float32, overwritten by the next call of the same shape.
+        Yields:
+            Logits [P, V] float32 of some of the rows after the others, each part overwritten by the next. A head of
+            its own makes them of all hidden rows, which are small, a few rows at a time.
 
         Raises:
             EngineError: the graph has no tree attention (`spec.tree_attention`), or the cache no room.
         """
         self._require_trees()
-        return self._several(embeds, rows, (), slots, mask)
+        for call in self._run_parts(self._parts(len(embeds), rows), embeds, (), slots, mask):
+            yield from call.in_parts(self._head)
 
     def _require_trees(self) -> None:
         if not self.spec.tree_attention:
@@ -272,20 +283,19 @@ class Decoder:
                 "decoder.onnx has no tree attention (an older bundle, or target cuda); export the bundle again for cpu"
             )
 
-    def _several(
+    def _parts(self, count: int, rows: IntArray) -> list[CallPart]:
+        """As many calls as the engine needs."""
+        return list(call_parts(count, rows, self._session.longest("inputs_embeds", 1), self._most_rows))
+
+    def _run_parts(
         self,
+        parts: Sequence[CallPart],
         embeds: Rows,
-        rows: IntArray,
         deepstack: Sequence[Rows],
         slots: IntArray | None,
         mask: Floats | None,
-    ) -> Floats:
-        """Logits [R, V] of `rows`, from as many calls as the engine needs."""
-        count = len(embeds)
-        parts = list(call_parts(count, rows, self._session.longest("inputs_embeds", 1), self._most_rows))
-        if len(parts) == 1:
-            return self._run(embeds, rows, deepstack, slots, mask).logits()
-        found: list[Floats] = []
+    ) -> Iterator[DecoderCall]:
+        """One part after another; yields those that have rows."""
         for part in parts:
             span = slice(part.start, part.stop)
             call = self._run(
@@ -293,11 +303,10 @@ class Decoder:
                 part.rows if len(part.rows) else UNREAD_ROW,
                 [layer[span] for layer in deepstack],
                 None if slots is None else slots[span],
-                None if mask is None else mask[span, : mask.shape[1] - (count - part.stop)],
+                None if mask is None else mask[span, : mask.shape[1] - (len(embeds) - part.stop)],
             )
             if len(part.rows):
-                found.append(call.logits().copy())
-        return np.concatenate(found)
+                yield call
 
     def _run(
         self,
@@ -353,7 +362,6 @@ class Decoder:
             if name in wanted
         }
         deepstack = [buffer((1, step.count, spec.hidden), np.float32) for _ in range(spec.deepstack)]
-        logits = buffer((1, len(step.rows), spec.vocab), np.float32)
         inputs = {
             "inputs_embeds": embeds,
             "cos_cache": self._cos,
@@ -363,11 +371,10 @@ class Decoder:
             **{f"past_{name}": value for name, value in self._cache.items()},
         }
         outputs = {f"present_{name}": value for name, value in self._cache.items()}
-        hidden, project = None, None
         if self._head is None:
-            outputs["logits"] = logits
-        else:
-            outputs["hidden"] = hidden = buffer((1, len(step.rows), spec.hidden), np.float32)
-            project = self._head.bind(hidden, logits)
+            logits = outputs["logits"] = buffer((1, len(step.rows), spec.vocab), np.float32)
+            run = self._session.bind(inputs, outputs)
+            return DecoderCall(embeds, list(given.values()), deepstack, run, logits)
+        hidden = outputs["hidden"] = buffer((1, len(step.rows), spec.hidden), np.float32)
         run = self._session.bind(inputs, outputs)
-        return DecoderCall(embeds, list(given.values()), deepstack, logits, run, hidden, project)
+        return DecoderCall(embeds, list(given.values()), deepstack, run, None, hidden, self._head.bind)

@@ -5,14 +5,14 @@ In: buffers that the decoder filled. Out: logits of the rows asked for. Does not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.runtime.head import Head, LazyLogits
+from fgr_edge.runtime.head import PART_ROWS, Head, LazyLogits
 from fgr_edge.runtime.rotary import IntArray
 from fgr_edge.runtime.sessions.session import Buffer
 from fgr_edge.runtime.step_inputs import HIDDEN, StepInput
@@ -24,16 +24,20 @@ Floats = npt.NDArray[np.float32]
 class DecoderCall:
     """Buffers of one sequence length and the bound call over them.
 
-    hidden, project: rows [1, R, H] and the call that makes logits of them, where the head is a graph of its own.
+    Attributes:
+        logits_buffer: [1, R, V]; None until it is asked for, where the head is a graph of its own.
+        hidden, bind_head: rows [1, R, H], the head's buffer for their logits and the call that fills it; None where the
+            head is inside.
     """
 
     embeds: Buffer
     step: list[tuple[StepInput, Buffer]]
     deepstack: list[Buffer]
-    logits_buffer: Buffer
     run: Callable[[], None]
-    hidden: Buffer | None
-    project: Callable[[], None] | None
+    logits_buffer: Buffer | None
+    hidden: Buffer | None = None
+    bind_head: Callable[[Buffer], tuple[Buffer, Callable[[], None]]] | None = None
+    _project: Callable[[], None] | None = None
     _read: bool = False  # whether the logits of the last run are in their buffer
 
     def compute(self) -> None:
@@ -43,13 +47,24 @@ class DecoderCall:
 
     def logits(self) -> Floats:
         """Logits [R, V] of the last run."""
+        if self.logits_buffer is None:
+            assert self.hidden is not None and self.bind_head is not None
+            self.logits_buffer, self._project = self.bind_head(self.hidden)
         if not self._read:
-            if self.project is not None:
-                self.project()
+            if self._project is not None:
+                self._project()
             self.logits_buffer.download()
             self._read = True
         logits: Floats = self.logits_buffer.array[0]
         return logits
+
+    def in_parts(self, head: Head | None) -> Iterator[Floats]:
+        """Logits [P, V] of the last run, some rows after the others; each part is overwritten by the next."""
+        if head is None or self.hidden is None or self.hidden.shape[1] <= PART_ROWS:
+            yield self.logits()
+            return
+        self.hidden.download()
+        yield from head.in_parts(self.hidden.array[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +74,8 @@ class Checked:
     call: DecoderCall
     head: Head | None
 
-    def after(self, row: int) -> LazyLogits:
-        """Logits after one of the rows that were asked for."""
+    def after(self, row: int, doubt: float = 0.0, again: Callable[[], LazyLogits] | None = None) -> LazyLogits:
+        """Logits after one of the rows that were asked for; see `LazyLogits` for what makes them doubtful."""
         call = self.call
 
         def full() -> Floats:
@@ -68,9 +83,9 @@ class Checked:
             return logits
 
         if call.hidden is None or self.head is None or self.head.screen is None:
-            return LazyLogits(full)
+            return LazyLogits(full, doubt=doubt, again=again)
         call.hidden.download()
-        return LazyLogits(full, call.hidden.array[0, row], self.head.screen)
+        return LazyLogits(full, call.hidden.array[0, row], self.head.screen, doubt, again)
 
 
 @lru_cache(maxsize=256)  # drafts recur: most are a chain

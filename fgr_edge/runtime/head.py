@@ -5,7 +5,7 @@ In: hidden rows that the decoder left in a buffer. Out: logits, when they are as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ HEAD = "head.onnx"
 HEAD_WEIGHT = "head.onnx.data"
 SCREEN = "screen.onnx"
 SCREEN_NORMS = "screen.npz"
+PART_ROWS = 48  # of many rows at once: their logits stay near the processor
+EVEN_ROWS = 12  # that engines multiply together
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +54,48 @@ class LazyLogits:
 
 
 class Head:
-    """head.onnx, and its screen where it has one."""
+    """head.onnx, and its screen where it has one.
 
-    def __init__(self, session: Session, screen: Screen | None) -> None:
+    Args:
+        vocab: logits of a row.
+    """
+
+    def __init__(self, session: Session, screen: Screen | None, vocab: int) -> None:
         self._session = session
+        self._vocab = vocab
         self.screen = screen
+        self._part: tuple[Buffer, Buffer, Callable[[], None]] | None = None
 
     @property
     def most_rows(self) -> int | None:
         """Rows of one call at most; None where any number fits."""
         return self._session.longest("hidden", 1)
 
-    def bind(self, hidden: Buffer, logits: Buffer) -> Callable[[], None]:
-        """A call that computes logits [1, R, V] from hidden [1, R, H], in place."""
-        return self._session.bind({"hidden": hidden}, {"logits": logits})
+    def bind(self, hidden: Buffer) -> tuple[Buffer, Callable[[], None]]:
+        """Logits [1, R, V], and the call that computes them from hidden [1, R, H], in place."""
+        logits = self._session.buffer((1, hidden.shape[1], self._vocab), np.float32)
+        return logits, self._session.bind({"hidden": hidden}, {"logits": logits})
+
+    def in_parts(self, hidden: Floats) -> Iterator[Floats]:
+        """Logits [P, V] of hidden rows [R, H], some rows after the others; each part is overwritten by the next."""
+        count, most = len(hidden), min(PART_ROWS, self.most_rows or PART_ROWS)
+        parts = -(-count // most)
+        size = min(-(-count // (parts * EVEN_ROWS)) * EVEN_ROWS, count, most)
+        given, found, run = self._bound_part(size, hidden.shape[1])
+        for start in range(0, count, size):
+            again = max(0, start + size - count)  # the last part begins with rows of the one before it
+            given.array[0] = hidden[start - again : start - again + size]
+            given.upload()
+            run()
+            found.download()
+            yield found.array[0, again:]
+
+    def _bound_part(self, rows: int, width: int) -> tuple[Buffer, Buffer, Callable[[], None]]:
+        """The buffers used last, where they fit: a list of labels asks for the same parts at every picture."""
+        if self._part is None or self._part[0].shape[1] != rows:
+            given = self._session.buffer((1, rows, width), np.float32)
+            self._part = (given, *self.bind(given))
+        return self._part
 
 
 def open_head(bundle: Bundle, session: Callable[[str], Session], *, screened: bool) -> Head | None:
@@ -82,15 +112,16 @@ def open_head(bundle: Bundle, session: Callable[[str], Session], *, screened: bo
     spec = bundle.manifest.get("screen")
     if spec is None and HEAD not in bundle:
         return None
+    decoder = bundle.manifest["decoder"]
     head = session(HEAD)  # first: opening it reads the weight, whose rows the screen looks at
     if spec is None or not screened:
-        return Head(head, None)
-    decoder = bundle.manifest["decoder"]
+        return Head(head, None, decoder["vocab"])
     stored = bundle.arrays(SCREEN_NORMS)
     if not {"errors", "rows"} <= stored.keys():
         raise BundleError(f"{bundle.file(SCREEN_NORMS)} holds {sorted(stored)}, expected errors and rows; export again")
     weight = _mapped(bundle, (decoder["vocab"], decoder["hidden"]))
-    return Head(head, Screen(session(SCREEN), weight, RowNorms(stored["errors"], stored["rows"]), spec["block_size"]))
+    norms = RowNorms(stored["errors"], stored["rows"])
+    return Head(head, Screen(session(SCREEN), weight, norms, spec["block_size"]), decoder["vocab"])
 
 
 def _mapped(bundle: Bundle, shape: tuple[int, int]) -> npt.NDArray[Any]:

@@ -13,17 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fgr_edge.runtime.best_first import BEST_FIRST_NODES, Weighting, score_best
 from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.decoder import Decoder
-from fgr_edge.runtime.label_scores import (
-    BEST_FIRST_NODES,
-    Weighting,
-    add_forms,
-    chunk_nodes,
-    chunk_room,
-    score_all,
-    score_best,
-)
+from fgr_edge.runtime.label_scores import MAX_CHUNK, add_forms, chunk_nodes, chunk_room, score_all
 from fgr_edge.runtime.labels import LabelSet, compile_forms
 from fgr_edge.runtime.tree_calls import Gather, TreeCalls
 from fgr_edge.runtime.trie import Ints, LabelTrie
@@ -34,7 +27,6 @@ Extend = Callable[[Sequence[int]], Logits]
 Encode = Callable[[str], Sequence[int]]
 Compiled = Mapping[str, Sequence[Sequence[int]]]
 FRAME_TOKENS = 32  # that a frame may add to a name in the trie
-WORTH_SEARCHING = 0.25  # of the inner nodes; where more are needed, the model is unsure and whole chunks are faster
 REST_TOLERANCE = 0.01
 """Best-first scoring stops when what it has not visited has at most this share of the probability."""
 
@@ -132,10 +124,16 @@ class LabelScorer:
         """Cache slots that scoring needs beyond the text, with tree attention."""
         spec = self._decoder.spec
         deepest = self.longest + FRAME_TOKENS
-        most = chunk_room(chunk_nodes(spec.vocab), deepest)
+        most = chunk_room(self._chunk, deepest)
         if not self._decoder.has_fixed_cache:  # one that was built with a length has no room for more than must be
             most = max(BEST_FIRST_NODES, most)
         return min(most, len(self.labels.forms) * deepest) if spec.tree_attention else 0
+
+    @property
+    def _chunk(self) -> int:
+        """Nodes that get logits in one call. Many at once where logits are made of them later, if there is room."""
+        at_once = self._decoder.has_own_head and not self._decoder.has_fixed_cache
+        return MAX_CHUNK if at_once else chunk_nodes(self._decoder.spec.vocab)
 
     @property
     def longest(self) -> int:
@@ -161,17 +159,17 @@ class LabelScorer:
         weighting = self._weighting(frame, compiled, confidence)
         room = min(BEST_FIRST_NODES, len(compiled.trie.inner), self._decoder.free)
         with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
-            most = round(WORTH_SEARCHING * len(compiled.trie.inner))
-            found = score_best(compiled.trie, logits, calls, weighting, top_k=top_k, tolerance=tolerance, most=most)
+            found = score_best(
+                compiled.trie, logits, calls, weighting, top_k=top_k, tolerance=tolerance, threads=self._threads
+            )
         if found is None:
             return self._all(compiled, logits)
         return ClassScores(weighting.class_log_probs(found.log_probs), found.rest, found.nodes)
 
     def _all(self, compiled: _Compiled, logits: Logits) -> ClassScores:
-        chunk = chunk_nodes(self._decoder.spec.vocab)
-        room = min(chunk_room(chunk, compiled.longest), len(compiled.trie.inner))
+        room = min(chunk_room(self._chunk, compiled.longest), len(compiled.trie.inner))
         with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
-            forms = score_all(compiled.trie, logits, calls, chunk, self._threads)
+            forms = score_all(compiled.trie, logits, calls, self._chunk, self._threads)
         classes = add_forms(forms, compiled.class_of, len(self.labels))
         return ClassScores(classes, 0.0, len(compiled.trie.inner))
 

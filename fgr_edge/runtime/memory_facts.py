@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from fgr_edge.errors import BundleError, ConfigError
-from fgr_edge.runtime.label_scores import BEST_FIRST_NODES
+from fgr_edge.runtime.best_first import BEST_FIRST_NODES
 from fgr_edge.runtime.manifest import Manifest
 
 Target = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]

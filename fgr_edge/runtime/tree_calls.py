@@ -9,7 +9,7 @@ With tree attention one call takes any nodes whose parents have been asked for b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -61,8 +61,11 @@ class TreeCalls:
         """Nodes that still fit."""
         return len(self._seen) - self._used
 
-    def logits(self, nodes: Sequence[int], wanted: Sequence[int] | None = None) -> Floats:
-        """Logits [R, V] of the `wanted` of `nodes` (positions in it; all by default), overwritten by the next call.
+    def logits(self, nodes: Sequence[int], wanted: Sequence[int] | None = None) -> Iterator[Floats]:
+        """Logits of the `wanted` of `nodes` (positions in it; all by default), in their order.
+
+        They come in parts [P, V], some rows after the others, each overwritten by the next: all of them at once can be
+        larger than the model.
 
         Args:
             nodes: inner nodes, parents before their children; the parent of each is the root, among them, or was
@@ -70,12 +73,15 @@ class TreeCalls:
         """
         rows = np.arange(len(nodes)) if wanted is None else np.asarray(wanted, np.int64)
         if not self._decoder.spec.tree_attention:
-            return np.stack([self._along(nodes[row]) for row in rows])
+            for row in rows:
+                yield self._along(nodes[row])[None]
+            return
         trie, index = self._trie, np.asarray(nodes, np.int64)
         before = self._used
         self._place(index)
         slots = self._start + trie.depths[index] - 1
-        return self._decoder.branch(self._gather(trie.tokens[index]), rows, slots, self._mask(before, len(nodes)))
+        mask = self._mask(before, len(nodes))
+        yield from self._decoder.branch(self._gather(trie.tokens[index]), rows, slots, mask)
 
     def _place(self, nodes: Ints) -> None:
         """Give nodes the next slots; each sees what its parent sees, and itself."""

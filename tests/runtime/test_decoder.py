@@ -267,7 +267,7 @@ def test_a_tree_tells_the_graph_what_each_token_sees_and_where_it_stands() -> No
     assert not inputs["tree_mask"].array.any(), "text sees all before it"
     mask = np.zeros((3, 4), np.float32)
     mask[1, 2] = mask[2, 2] = HIDDEN
-    found = d.branch(np.ones((3, 4), np.float32), np.array([0, 2]), np.array([10, 10, 11]), mask)
+    [found] = d.branch(np.ones((3, 4), np.float32), np.array([0, 2]), np.array([10, 10, 11]), mask)
     assert found[:, :2].tolist() == [[13, 0], [13, 2]]
     inputs = session.bound[-1][0]
     assert inputs["table_rows"].array.tolist() == [[10, 10, 11]]
@@ -289,7 +289,7 @@ def test_a_graph_that_masks_the_whole_cache_is_told_what_to_write_and_to_see() -
     # Two tokens below the sixth slot that do not see each other, and one that sees the first of them.
     mask = np.zeros((3, 4), np.float32)
     mask[0, 2:] = mask[1, 1] = mask[1, 3] = mask[2, 2] = HIDDEN
-    d.branch(np.ones((3, 4), np.float32), np.array([2]), np.array([5, 5, 6]), mask)
+    list(d.branch(np.ones((3, 4), np.float32), np.array([2]), np.array([5, 5, 6]), mask))
     inputs = session.bound[-1][0]
     assert (inputs["write_indices"].array.tolist(), inputs["table_rows"].array.tolist()) == ([5], [[5, 5, 6]])
     assert [np.flatnonzero(row).tolist() for row in inputs["attention_mask"].array[0, 0]] == [
@@ -306,7 +306,7 @@ def test_room_for_branches_is_beyond_the_models_positions() -> None:
     d, _ = decoder(TREE_SPEC)
     d.prefill(**text(990), max_new_tokens=10, branches=500)
     assert d.capacity >= 1500
-    d.branch(np.zeros((510, 4), np.float32), np.array([0]), np.full(510, 990), np.zeros((510, 512), np.float32))
+    list(d.branch(np.zeros((510, 4), np.float32), np.array([0]), np.full(510, 990), np.zeros((510, 512), np.float32)))
     with pytest.raises(EngineError, match="tokens asked for"):
         d.prefill(**text(990), max_new_tokens=11, branches=500)
 
@@ -316,5 +316,5 @@ def test_a_graph_without_tree_attention_refuses_trees() -> None:
     d.prefill(**text(10), max_new_tokens=5)
     assert not {"table_rows", "tree_mask", "masked_from"} & set(session.bound[-1][0])
     with pytest.raises(EngineError, match=r"no tree attention .* export the bundle again for cpu"):
-        d.branch(np.zeros((1, 4), np.float32), np.array([0]), np.array([10]), np.zeros((1, 1), np.float32))
+        list(d.branch(np.zeros((1, 4), np.float32), np.array([0]), np.array([10]), np.zeros((1, 1), np.float32)))
     assert d.length == 10

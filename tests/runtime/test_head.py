@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fgr_edge.errors import BundleError
+from fgr_edge.runtime.head import PART_ROWS
 from fgr_edge.runtime.manifest import sealed
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
@@ -196,3 +197,18 @@ def test_a_weight_or_norms_of_another_size_are_an_error(tiny_models: TinyModels,
     (bundle / "head.onnx.data").write_bytes(data[:-4])
     with pytest.raises(BundleError, match=r"head.onnx.data"):
         Recognizer(bundle)
+
+
+@pytest.mark.parametrize("count", [1, 13, 49, 100, 239])
+def test_logits_in_parts_are_those_of_all_rows_at_once(tiny_models: TinyModels, count: int) -> None:
+    recognizer = Recognizer(tiny_models.bundle("qwen2.5", screened=True), threads=1)
+    head, spec = recognizer._decoder._head, recognizer._decoder.spec
+    assert head is not None
+    hidden = np.random.default_rng(0).standard_normal((count, spec.hidden), np.float32)
+    given = recognizer._decoder._session.buffer((1, count, spec.hidden), np.float32)
+    given.array[0] = hidden
+    logits, run = head.bind(given)
+    run()
+    parts = [part.copy() for part in head.in_parts(hidden)]
+    assert max(map(len, parts)) <= PART_ROWS and len(parts) == -(-count // PART_ROWS)
+    np.testing.assert_allclose(np.concatenate(parts), logits.array[0], atol=1e-5)

@@ -56,6 +56,11 @@ def calls_of(recognizer: Recognizer, trie: LabelTrie, room: int = ROOM) -> TreeC
     return TreeCalls(recognizer._decoder, recognizer._embedding.gather, trie, room)
 
 
+def together(calls: TreeCalls, nodes: list[int], wanted: list[int] | None = None) -> np.ndarray:
+    """Logits of all parts."""
+    return np.concatenate([part.copy() for part in calls.logits(nodes, wanted)])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_whole_trie_in_one_call_equals_one_path_after_another(tiny_models: TinyModels, shape: str) -> None:
     recognizer = ready(tiny_models, shape)
@@ -64,7 +69,7 @@ def test_a_whole_trie_in_one_call_equals_one_path_after_another(tiny_models: Tin
         nodes = trie.inner.tolist()
         expected = along_paths(recognizer, trie, nodes)
         with calls_of(recognizer, trie) as calls:
-            assert relative(calls.logits(nodes), expected) < LOGITS
+            assert relative(together(calls, nodes), expected) < LOGITS
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -84,7 +89,7 @@ def test_nodes_in_many_calls_in_any_order_equal_one_call(tiny_models: TinyModels
                         known.add(node)
                 waiting = [node for node in waiting if node not in batch]
                 left = calls.left
-                found = calls.logits(batch)
+                found = together(calls, batch)
                 assert calls.left == left - len(batch)
                 assert relative(found, np.stack([expected[node] for node in batch])) < LOGITS
             calls.close()
@@ -96,9 +101,9 @@ def test_only_the_rows_that_are_wanted_are_computed(tiny_models: TinyModels) -> 
     trie = trie_of(3)
     nodes = trie.inner.tolist()
     with calls_of(recognizer, trie) as calls:
-        every = calls.logits(nodes).copy()
+        every = together(calls, nodes)
         calls.close()
-        found = calls.logits(nodes, [1, len(nodes) - 1])
+        found = together(calls, nodes, [1, len(nodes) - 1])
         assert found.shape == (2, 320)
         np.testing.assert_allclose(found, every[[1, -1]], atol=1e-5)
 
@@ -114,7 +119,7 @@ def test_decoding_after_a_tree_equals_decoding_without_bitwise(
     expected = [recognizer._extend([token]).copy() for token in (20, 30, 40)]
     decoder.rewind(length)
     with calls_of(recognizer, trie) as calls:
-        calls.logits(trie.inner.tolist())
+        together(calls, trie.inner.tolist())
     assert decoder.length == length
     for token, row in zip((20, 30, 40), expected, strict=True):
         np.testing.assert_array_equal(recognizer._extend([token]), row)
@@ -124,7 +129,7 @@ def test_an_error_inside_leaves_the_cache_as_it_was(tiny_models: TinyModels) -> 
     recognizer = ready(tiny_models, "qwen2.5")
     length = recognizer._decoder.length
     with pytest.raises(ZeroDivisionError), calls_of(recognizer, trie_of()) as calls:
-        calls.logits(trie_of().inner[:2].tolist())
+        together(calls, trie_of().inner[:2].tolist())
         raise ZeroDivisionError
     assert recognizer._decoder.length == length
 
@@ -136,6 +141,6 @@ def test_without_tree_attention_the_paths_give_the_same_logits(tiny_models: Tiny
     trie = trie_of(5)
     nodes = trie.inner.tolist()
     with calls_of(recognizer, trie) as calls, calls_of(cpu, trie) as tree:
-        found = calls.logits(nodes)
+        found = together(calls, nodes)
         np.testing.assert_array_equal(found, along_paths(recognizer, trie, nodes))
-        assert relative(found, tree.logits(nodes)) < 1e-2
+        assert relative(found, together(tree, nodes)) < 1e-2

@@ -13,6 +13,7 @@ from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.head import Head
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
+from fgr_edge.runtime.sessions.session import HostArray
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import VisionEncoder, VisionSpec
 
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
     from tests.tiny import TinyModels
 
 BOUND = 6e-2  # bfloat16 rounds to 1/256; random weights forgive nothing. float16 is at 3e-3
-
-
-class Buffer:
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        self.array: np.ndarray = np.zeros(shape, dtype)
-
-    def upload(self) -> None: ...
-
-    def download(self) -> None: ...
 
 
 class ReferenceSession:
@@ -54,8 +46,11 @@ class ReferenceSession:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(self._names, self._evaluator.run(None, dict(inputs)), strict=True))
 
-    def buffer(self, shape: tuple[int, ...], dtype: Any, *, on_host: bool = False) -> Buffer:
-        return Buffer(shape, dtype)
+    def run_resident(self, inputs: Mapping[str, Any]) -> dict[str, HostArray]:
+        return {name: HostArray(value) for name, value in self.run(inputs).items()}
+
+    def buffer(self, shape: tuple[int, ...], dtype: Any, *, on_host: bool = False) -> HostArray:
+        return HostArray(np.zeros(shape, dtype))
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], None]:
         def run() -> None:
@@ -78,7 +73,7 @@ def test_bfloat16_stays_near_transformers(tiny_models: TinyModels, family: str, 
     assert relative(seen.tokens, expected.image_embeds) < BOUND
     spec = read_spec(DecoderSpec, {**manifest["decoder"], "cache_dtype": "float16"}, "decoder")
     apart = path / "head.onnx"
-    head = Head(ReferenceSession(apart), None) if apart.is_file() else None
+    head = Head(ReferenceSession(apart), None, spec.vocab) if apart.is_file() else None
     decoder = Decoder(ReferenceSession(path / "decoder.onnx"), spec, head)
     given = feed(recognizer, expected)
     prompt = decoder.prefill(given.embeds, given.positions, max_new_tokens=8, deepstack=given.deepstack)

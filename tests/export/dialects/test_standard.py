@@ -149,7 +149,7 @@ def test_a_tree_of_tokens_equals_its_branches_one_by_one(tiny_models: TinyModels
         if parent >= 0:
             seen[node] |= seen[parent]
     mask = np.where(seen, np.float32(0), HIDDEN)
-    together = decoder.branch(gather(tokens), np.arange(4), length + seen.sum(1) - 1, mask).copy()
+    together = next(decoder.branch(gather(tokens), np.arange(4), length + seen.sum(1) - 1, mask)).copy()
     for node in range(4):
         decoder.rewind(length)
         path = tokens[seen[node]]
