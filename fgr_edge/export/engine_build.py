@@ -285,9 +285,8 @@ def _build_one(job: _Job, folder: Path, graph: str, timing_cache: bytes | None) 
     _second_name(folder.parent.parent / data, link)
     prepared = prepare_graph(job.bundle, name, job.library.release, job.sizes.cache_length, folder / name)
     made = profiles(prepared.inputs, job.ranges(graph))
-    built = build_engine(job.library, prepared.path, made, job.settings, timing_cache)
     path = folder / f"{graph}.engine"
-    path.write_bytes(built.plan)
+    built = build_engine(job.library, prepared.path, path, made, job.settings, timing_cache)
     if not job.settings.stripped:  # a refit reads both again
         prepared.path.unlink()
         link.unlink()

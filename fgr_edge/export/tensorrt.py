@@ -1,9 +1,10 @@
 """One ONNX graph to one engine, by TensorRT or TensorRT-RTX, whichever version is installed.
 
-In: a graph on disk, profiles, settings. Out: the engine's bytes and what the next build learns from (the timing cache).
-Networks are strongly typed: the graph says every type, the builder chooses none. No plugins. What a version of the
-library can do is in `tensorrt_versions`; what parser and builder complain about, in words, in `engine_complaints`. Does
-not know bundles or models.
+In: a graph on disk, profiles, settings. Out: a file with the engine, and what the next build learns from (the timing
+cache). The engine is written as it is serialized where the library can do that: held as a whole it would be in memory
+once more. Networks are strongly typed: the graph says every type, the builder chooses none. No plugins. What a version
+of the library can do is in `tensorrt_versions`; what parser and builder complain about, in words, in
+`engine_complaints`. Does not know bundles or models.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fgr_edge.errors import EngineError, MissingExtraError
 from fgr_edge.export.engine_complaints import Complaint, build_failed, parse_failed
@@ -67,9 +68,9 @@ class BuilderSettings:
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """An engine, and the timing cache after it was built; None where nothing is timed."""
+    """An engine's file, and the timing cache after it was built; None where nothing is timed."""
 
-    plan: Any  # bytes-like: the library's own memory
+    path: Path
     timing_cache: bytes | None
     seconds: float
 
@@ -106,11 +107,12 @@ def load_library(product: Product) -> Library:
 def build_engine(
     library: Library,
     graph: Path,
+    path: Path,
     profiles: Sequence[EngineProfile],
     settings: BuilderSettings,
     timing_cache: bytes | None = None,
 ) -> BuiltEngine:
-    """Build the engine of `graph`.
+    """Build the engine of `graph` into the file `path`.
 
     Args:
         graph: ONNX; its external data lies beside it, and the length of the cache is a number in it.
@@ -119,6 +121,7 @@ def build_engine(
 
     Raises:
         EngineError: parser or builder refuse it; says which node, and what to do.
+        OSError: the file cannot be written.
     """
     started = time.perf_counter()
     trt, messages = library.trt, Messages()
@@ -139,15 +142,45 @@ def build_engine(
     if library.release.times_tactics:
         _use_timing_cache(config, timing_cache)
     # 3. Build.
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    if not _serialize(library, builder, network, config, path):
         raise EngineError(build_failed(graph.name, where, messages.errors))
     timed = bytes(config.get_timing_cache().serialize()) if library.release.times_tactics else None
     seconds = time.perf_counter() - started
-    log.info("%s: %.1f MB for %s in %.1f s", graph.name, plan.nbytes / 1e6, where, seconds)
+    log.info("%s: %.1f MB for %s in %.1f s", graph.name, path.stat().st_size / 1e6, where, seconds)
     for warning in dict.fromkeys(messages.warnings):
         log.info("%s: %s", where, warning)
-    return BuiltEngine(plan, timed, seconds)
+    return BuiltEngine(path, timed, seconds)
+
+
+def _serialize(library: Library, builder: Any, network: Any, config: Any, path: Path) -> bool:
+    """Build, and write the engine to a file; whether the builder did."""
+    trt: Any = library.trt
+    release = library.release
+    if release.streams_plans:
+
+        class Writer(trt.IStreamWriter):  # type: ignore[misc]
+            def __init__(self, file: BinaryIO) -> None:
+                trt.IStreamWriter.__init__(self)
+                self.file = file
+                self.fault: OSError | None = None
+
+            def write(self, data: bytes) -> int:
+                try:
+                    return self.file.write(data)
+                except OSError as error:  # not through the library, which would end the process
+                    self.fault = error
+                    return 0
+
+        with open(path, "wb") as file:
+            writer = Writer(file)
+            done = builder.build_serialized_network_to_stream(network, config, writer)
+            if writer.fault is not None:
+                raise writer.fault
+        return bool(done)
+    plan = builder.build_serialized_network(network, config)
+    if plan is not None:
+        path.write_bytes(plan)
+    return plan is not None
 
 
 def _configure(library: Library, config: Any, settings: BuilderSettings) -> None:

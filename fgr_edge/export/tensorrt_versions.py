@@ -36,6 +36,7 @@ class Release:
         names_gpus: whether it builds for generations that are named, without a GPU.
         user_allocation: whether an engine has to be told that its memory will be the user's, for CUDA graphs.
         times_tactics: whether building runs kernels against each other on the GPU, and fills a timing cache.
+        streams_plans: whether an engine can be written piece by piece, instead of as one block of memory.
     """
 
     product: Product
@@ -45,10 +46,11 @@ class Release:
     names_gpus: bool = False
     user_allocation: bool = False
     times_tactics: bool = True
+    streams_plans: bool = True
 
 
 RELEASES = (
-    Release("tensorrt", (10, 3), "basic", "6.1 and 6.2"),
+    Release("tensorrt", (10, 3), "basic", "6.1 and 6.2", streams_plans=False),
     Release("tensorrt", (10, 13), "basic", "7.0 and 7.1"),
     Release("tensorrt", (10, 16), "standard", "7.2"),
     Release("tensorrt", (11, 0), "standard"),

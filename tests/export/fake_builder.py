@@ -33,9 +33,10 @@ def add_builder(library: FakeLibrary, folder: Path, spoil: Callable[[Any], None]
         spoil: changes the graph that an engine computes with, as a miscompiled kernel would.
     """
     offered, configs = members(library._version), []
-    for played in (FakeBuilder, FakeNetwork, FakeParser, FakeParserError, FakeConfig, FakeProfile, FakeTimingCache):
-        body = {"_members": frozenset(offered[played.played]), "_library": library}
-        setattr(library, played.played, type(played.played, (played,), body))
+    for played in PLAYED:
+        if played.played in offered:
+            body = {"_members": frozenset(offered[played.played]), "_library": library}
+            setattr(library, played.played, type(played.played, (played,), body))
     for name in ENUMERATIONS:
         if name in offered:
             names = [item for item in offered[name] if item.isupper()]
@@ -73,6 +74,17 @@ class FakeBuilder(Settable):
         return self._library._make("IOptimizationProfile")
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
+        plan = self._plan(network, config)
+        return None if plan is None else memoryview(plan)
+
+    def build_serialized_network_to_stream(self, network: Any, config: Any, writer: Any) -> bool:
+        plan = self._plan(network, config)
+        if plan is None:
+            return False
+        middle = len(plan) // 2
+        return all(writer.write(part) == len(part) for part in (plan[:middle], plan[middle:]))
+
+    def _plan(self, network: Any, config: Any) -> bytes | None:
         graph = network._graph
         for value in graph.graph.input:
             dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -90,7 +102,7 @@ class FakeBuilder(Settable):
         }
         if config._cache is not None:
             config._cache._timed.append(network._path.stem)
-        return memoryview(json.dumps(plan).encode())
+        return json.dumps(plan).encode()
 
     def _kept(self, path: Path) -> Path:
         """The graph with links to its weights where no build removes them."""
@@ -105,6 +117,15 @@ class FakeBuilder(Settable):
             self._library._spoil(model)
             onnx.save(model, str(folder / path.name))
         return folder / path.name
+
+
+class FakeStreamWriter(Offered):
+    """`IStreamWriter`; the code under test derives from it."""
+
+    played = "IStreamWriter"
+
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, name)  # what derives from it has attributes of its own
 
 
 class FakeNetwork(Settable):
@@ -226,3 +247,9 @@ class FakeProfile(Settable):
 
     def get_shape(self, name: str) -> list[list[int]]:
         return self._shapes.get(name, [])
+
+
+PLAYED: tuple[type[Offered], ...] = (
+    *(FakeBuilder, FakeStreamWriter, FakeNetwork, FakeParser, FakeParserError),
+    *(FakeConfig, FakeProfile, FakeTimingCache),
+)

@@ -28,10 +28,12 @@ from fgr_edge.errors import BundleError, ConfigError, EngineError, MissingExtraE
 from fgr_edge.export.assembly import BundleOptions, write_bundle  # noqa: E402
 from fgr_edge.export.checkpoint import Checkpoint  # noqa: E402
 from fgr_edge.export.engine_build import BuildConfig, build_engines  # noqa: E402
+from fgr_edge.export.engine_graph import prepare_graph  # noqa: E402
+from fgr_edge.export.engine_profiles import EngineSizes, head_ranges, profiles  # noqa: E402
 from fgr_edge.export.gpus import Gpu  # noqa: E402
 from fgr_edge.export.model import open_model  # noqa: E402
 from fgr_edge.export.targets import TARGETS  # noqa: E402
-from fgr_edge.export.tensorrt import BuilderSettings  # noqa: E402
+from fgr_edge.export.tensorrt import BuilderSettings, build_engine, load_library  # noqa: E402
 from fgr_edge.runtime.bundle import Bundle  # noqa: E402
 from fgr_edge.runtime.engine_record import find_engines, read_record, read_records  # noqa: E402
 from tests.export.fake_builder import LATER_OPERATORS, add_builder  # noqa: E402
@@ -130,6 +132,30 @@ def test_every_version_builds_engines_that_verify_and_answer(
         )
         assert on_engine.label == on_cpu.label
         assert on_engine.probability == pytest.approx(on_cpu.probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.0.106"])
+def test_a_family_whose_layers_take_features_of_the_picture_verifies_too(
+    verifiable: Callable[[str, str], Path], tmp_path: Path, installed: Install, version: str
+) -> None:
+    installed(version)
+    path = Path(shutil.copytree(verifiable("tensorrt", "qwen3"), tmp_path / "bundle"))
+    assert Bundle.open(path).manifest["vision"]["deepstack"] > 0
+    assert built(path).report["passed"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_full_disk_is_an_error_while_the_engine_is_written(
+    verifiable: Callable[[str, str], Path], tmp_path: Path, installed: Install, version: str
+) -> None:
+    installed(version)
+    product: Any = "tensorrt-rtx" if version.startswith("rtx-") else "tensorrt"
+    bundle, library = Bundle.open(verifiable(product, "qwen2.5")), load_library(product)
+    (tmp_path / "head.onnx.data").hardlink_to(bundle.path / "head.onnx.data")
+    prepared = prepare_graph(bundle, "head.onnx", library.release, 1024, tmp_path / "head.onnx")
+    ranges = profiles(prepared.inputs, head_ranges(bundle.manifest, EngineSizes(1024, 512)))
+    with pytest.raises(OSError, match="No space left on device"):
+        build_engine(library, prepared.path, Path("/dev/full"), ranges, BuilderSettings())
 
 
 def test_old_versions_get_basic_operators_and_new_ones_the_graph_as_it_is(bundle: Path, installed: Install) -> None:

@@ -104,13 +104,24 @@ def test_layers_of_the_3b_shape_are_built_in_engines_of_about_their_weights(
     shutil.rmtree(bundle)
 
 
-def test_a_cache_of_unknown_length_is_refused_with_its_node_and_what_to_do(nano: Callable[[str], Path]) -> None:
+def test_a_cache_of_unknown_length_is_refused_with_its_node_and_what_to_do(
+    nano: Callable[[str], Path], tmp_path: Path
+) -> None:
     library = load_library("tensorrt-rtx")
     with pytest.raises(EngineError) as caught:
-        build_engine(library, nano("fp16") / "decoder.onnx", (), BuilderSettings(sms=(89,)))
+        build_engine(library, nano("fp16") / "decoder.onnx", tmp_path / "plan", (), BuilderSettings(sms=(89,)))
     message = str(caught.value)
     assert "cannot read decoder.onnx: node TensorScatter_1 (TensorScatter)" in message
     assert "static sequence length" in message and "build with --cache-length" in message
+
+
+def test_a_full_disk_ends_the_build_and_not_the_process(nano: Callable[[str], Path], tmp_path: Path) -> None:
+    bundle, library = Bundle.open(nano("fp16")), load_library("tensorrt-rtx")
+    (tmp_path / "head.onnx.data").hardlink_to(bundle.path / "head.onnx.data")
+    prepared = prepare_graph(bundle, "head.onnx", library.release, 1024, tmp_path / "head.onnx")
+    ranges = profiles(prepared.inputs, head_ranges(bundle.manifest, EngineSizes(1024, 512)))
+    with pytest.raises(OSError, match="No space left on device"):
+        build_engine(library, prepared.path, Path("/dev/full"), ranges, BuilderSettings(sms=(89,)))
 
 
 def spoiled(nano: Callable[[str], Path], folder: Path, change: Callable[[Any], None]) -> str:
@@ -123,7 +134,7 @@ def spoiled(nano: Callable[[str], Path], folder: Path, change: Callable[[Any], N
     onnx.save(model, str(prepared.path))
     ranges = profiles(prepared.inputs, head_ranges(bundle.manifest, EngineSizes(1024, 512)))
     with pytest.raises(EngineError) as caught:
-        build_engine(library, prepared.path, ranges, BuilderSettings(sms=(89,)))
+        build_engine(library, prepared.path, folder / "plan", ranges, BuilderSettings(sms=(89,)))
     return str(caught.value)
 
 

@@ -96,6 +96,8 @@ def test_enough_is_seen_to_trust_what_is_not_complained_about() -> None:
     seen = {f"{use.kind}.{use.member}" for module in MODULES for use in uses((REPOSITORY / module).read_text())}
     assert {
         "Builder.build_serialized_network",
+        "Builder.build_serialized_network_to_stream",
+        "module.IStreamWriter",
         "IBuilderConfig.set_flag",
         "BuilderFlag.REQUIRE_USER_ALLOCATION",
         "ITimingCache.serialize",
@@ -122,6 +124,8 @@ PLANTED = {
     "config.set_flag(trt.BuilderFlag.MONITOR_MEMORY)": ("10.3.0",),
     "engine.create_runtime_config()": ("10.3.0",),
     "builder.create_network(0).add_rotary_embedding()": ("10.13.3.9", "10.3.0"),
+    "class Writer(trt.IStreamWriter): pass": ("10.3.0",),
+    "builder.build_serialized_network_to_stream(1, config, 2)": ("10.3.0",),
     "config.set_falg(1)": EXPECTED,
 }
 

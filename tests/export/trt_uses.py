@@ -61,6 +61,8 @@ class _Reader(ast.NodeVisitor):
     below: frozenset[str] = frozenset()
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for base in node.bases:
+            self.visit(base)
         inner = _Reader(self.uses, dict(self.names), {}, self.below)
         for child in node.body:
             inner.visit(child)

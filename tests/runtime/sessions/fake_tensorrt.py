@@ -264,7 +264,15 @@ class FakeContext(Offered):
         for given, shape in self._shapes.items():
             for dim, size in zip(self._engine._dims(given), shape, strict=True):
                 assert known.setdefault(dim, size) == size, f"{dim} is {known[dim]} and {size}"
-        return tuple(dim if isinstance(dim, int) else known.get(dim, -1) for dim in self._engine._dims(name))
+        shape = tuple(dim if isinstance(dim, int) else known.get(dim, -1) for dim in self._engine._dims(name))
+        return self._computed(name) if -1 in shape and self._shapes.keys() == set(self._engine._inputs) else shape
+
+    def _computed(self, name: str) -> tuple[int, ...]:
+        """Of an output whose sizes have names of their own."""
+        engine = self._engine
+        zeros = {given: np.zeros(shape, engine._numpy(given)) for given, shape in self._shapes.items()}
+        (found,) = engine._session.run([name], zeros)
+        return tuple(found.shape)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
