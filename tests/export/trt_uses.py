@@ -88,6 +88,10 @@ class _Reader(ast.NodeVisitor):
             else:
                 self._assign(target, self.kind_of(node.value))
 
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self._assign(node.target, self.kind_of(node.value))
+
     def _assign(self, target: ast.expr, kind: str | None) -> None:
         if isinstance(target, ast.Name):
             self.names[target.id] = kind
