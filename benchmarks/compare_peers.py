@@ -12,14 +12,21 @@ labels       the probabilities of `--labels` names after the same prompt, in eac
              the prompt. For fgr-edge: all of them, and (best) the likeliest with a bound on the rest.
 memory       the process's peak of resident memory, mapped files counted, after the first decode (text), and after the
              first picture.
-error        norm of the difference of the logits to float32's, both centred, over the norm of float32's; the document
-             also has that of float32 itself after the prompt reversed: what another computation looks like.
+error        norm of the difference of the logits to float32's, both centred, over the norm of float32's, after the
+             prompt and after the picture; the document also has that of float32 itself after the prompt reversed: what
+             another computation looks like.
+
+With `--prompts` the checkpoint is one of `peers/fitted_prompts.py`, as sure of names as a trained model, and rounds
+take its prompts in turns. That is for `--measures labels`: peers score all labels, as before; fgr-edge does that too,
+and gives the answer of `recognize` (best): the likeliest label, and every other that it may not leave out, with the
+probabilities that all scores have, and a bound of 1 % on the rest together. Each round compares the two.
 
 `--prepare` makes all models and stops. A contender that is absent, fails or is another model is listed with the reason.
 
     python -m benchmarks.compare_peers --checkpoint DIR [--environments out/peers] [--models out/peers/models]
                                        [--only PATTERN...] [--rounds 6] [--new-tokens 64] [--prompt-tokens 300]
                                        [--labels 81] [--threads 2] [--measures decode,picture,labels]
+                                       [--prompts FILE] [--most-seconds S]
                                        [--prepare] [--json FILE] [--plot FILE]
 """
 
@@ -27,11 +34,13 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
+import math
 import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,21 +126,35 @@ def reference_of(places: Places, task: Task, threads: int, names_file: Path, scr
         )
         process.ask({"do": "logits", "ids": task.ids, "to": str(scratch)}, ANSWER_S)
         logits = np.load(scratch)
-        decoded, scored = process.ask(task.decode, ANSWER_S), process.ask(task.labels, ANSWER_S)
+        decoded, scored = process.ask(task.decode, ANSWER_S), process.ask(task.labels[0], ANSWER_S)
         process.ask({"do": "logits", "ids": task.ids[::-1], "to": str(scratch)}, ANSWER_S)
+        backwards = np.load(scratch)
+        process.ask(task.picture | {"do": "picture_logits", "to": str(scratch)}, ANSWER_S)
         process.close()
-        kept_arrays = {"logits": logits, "reversed": np.load(scratch), "log_probs": scored["log_probs"]}
+        kept_arrays = {"logits": logits, "reversed": backwards, "picture": np.load(scratch)}
+        kept_arrays["log_probs"] = np.array(scored["log_probs"])
         np.savez(kept, tokens=decoded["tokens"], **kept_arrays)
     found = np.load(kept)
     return {key: found[key] for key in found.files}
 
 
+def requests_of(task: Task, measures: Collection[str], number: int) -> list[dict[str, Any]]:
+    """What everybody is asked in one round."""
+    requests = (task.decode, task.picture, task.labels[number % len(task.labels)])
+    return [request for request in requests if request["do"] in measures]
+
+
 def run_rounds(
-    entrants: Sequence[Entrant], requests: Sequence[dict[str, Any]], rounds: int, bandwidth: ReadBandwidth
+    entrants: Sequence[Entrant], task: Task, options: argparse.Namespace, bandwidth: ReadBandwidth
 ) -> list[float]:
     """Fill in what everybody does; GB/s of each round."""
-    rates = []
-    for number in range(rounds):
+    rates: list[float] = []
+    start = time.monotonic()
+    for number in range(options.rounds):
+        if time.monotonic() - start > options.most_seconds:
+            print(f"{number} rounds of {options.rounds}: time is up", flush=True)
+            break
+        requests = requests_of(task, options.measures, number)
         turn = number % len(entrants)
         for entrant in (*entrants[turn:], *entrants[:turn]):
             for request in requests:
@@ -141,7 +164,7 @@ def run_rounds(
                     entrant.done.setdefault(request["do"], []).append(answered)
         time.sleep(SETTLE_S)
         rates.append(bandwidth.gbps(BANDWIDTH_S))
-        print(f"round {number + 1} of {rounds}: {rates[-1]:.1f} GB/s", flush=True)
+        print(f"round {number + 1} of {options.rounds}: {rates[-1]:.1f} GB/s", flush=True)
     return rates
 
 
@@ -180,8 +203,7 @@ def compare(
     machine = describe_machine()
     bandwidth = ReadBandwidth(options.threads)
     here = [entrant for entrant in entrants if entrant.reason is None]
-    requests = [request for request in (task.decode, task.picture, task.labels) if request["do"] in options.measures]
-    rates = run_rounds(here, requests, options.rounds, bandwidth)
+    rates = run_rounds(here, task, options, bandwidth)
     rows = {entrant.contender.name: summarize(entrant, options.new_tokens) for entrant in entrants}
     return {
         "benchmark": "peers",
@@ -190,7 +212,8 @@ def compare(
         "new_tokens": options.new_tokens,
         "labels": options.labels,
         "picture": {"width_px": 640, "height_px": 480},
-        "rounds": options.rounds,
+        "fitted_prompts": len(task.labels) if options.prompts is not None else None,
+        "rounds": len(rates),
         "threads": options.threads,
         "read_bandwidth_gbps": {
             "p50": round(statistics.median(rates), 2),
@@ -201,7 +224,7 @@ def compare(
         "most_error": {str(bits): most for bits, most in MOST_ERROR.items()},
         "error_of_the_prompt_reversed": logits_error(reference["reversed"], reference["logits"]),
         "contenders": rows,
-        "bars": bars(rows),
+        "bars": bars(rows, fitted=options.prompts is not None),
         "machine": machine,
     }
 
@@ -216,6 +239,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--prompt-tokens", type=int, default=300)
+    parser.add_argument("--prompts", type=Path, help="of fitted_prompts.py, instead: rounds take them in turns")
+    parser.add_argument("--most-seconds", type=float, default=math.inf, help="no round starts after so many")
     parser.add_argument("--labels", type=int, default=81)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--measures", default="decode,picture,labels", help="of these, with commas between them")
@@ -245,7 +270,8 @@ def main() -> None:
     labels = names(options.labels)
     names_file = places.models / f"labels-{options.labels}.txt"
     names_file.write_text("\n".join(labels) + "\n", encoding="utf-8")
-    task = make_task(options.checkpoint, picture.absolute(), labels, options.prompt_tokens, options.new_tokens)
+    prompts = [] if options.prompts is None else json.loads(options.prompts.read_text(encoding="utf-8"))
+    task = make_task(options.checkpoint, picture.absolute(), labels, options.prompt_tokens, options.new_tokens, prompts)
     scratch = places.models / "logits.npy"
     reference = reference_of(places, task, options.threads, names_file, scratch)
     entrants = []

@@ -15,6 +15,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     schemes_short    of these, the precisions of the command line, and int4 rounded to nearest
     cold_start  result of cold_start.py, `cold_start.json`
     peers       results of compare_peers.py, `peers_*.json`, one row a contender, and what could not be measured
+    peer_answers  of these, those after prompts that a checkpoint was fitted to: all probabilities, and an answer
     peer_bars   of these, what this runtime promises beside the best peer
     export_3b   result of export_3b.py, `export_3b.json`
     awq_3b      result of awq_3b.py, `awq_3b.json`
@@ -63,7 +64,7 @@ from benchmarks.device_rows import (
 from benchmarks.footprint_rows import FOOTPRINT_HEAD, footprint_rows, goes_with_rows
 from benchmarks.label_rows import HEAD as LABEL_HEAD
 from benchmarks.label_rows import in_short, label_rows
-from benchmarks.peers.rows import absent_lines, bar_rows, peer_rows
+from benchmarks.peers.rows import absent_lines, answer_rows, bar_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
 from benchmarks.speculation_rows import (
@@ -217,8 +218,15 @@ def _gpu_cells(section: Mapping[str, Any]) -> list[str]:
 
 def peers(results: Results) -> str:
     """Other engines beside this runtime, one table a checkpoint."""
-    tables = ["\n".join([markdown(*peer_rows(d)), "", *absent_lines(d)]).rstrip() for d in _named(results, "peers_")]
+    documents = [d for d in _named(results, "peers_") if d.get("fitted_prompts") is None]
+    tables = ["\n".join([markdown(*peer_rows(d)), "", *absent_lines(d)]).rstrip() for d in documents]
     return "\n\n".join(tables) or UNKNOWN
+
+
+def peer_answers(results: Results) -> str:
+    """All probabilities of labels and an answer, where a model is sure; one table a checkpoint."""
+    documents = [d for d in _named(results, "peers_") if d.get("fitted_prompts") is not None]
+    return "\n\n".join(markdown(*answer_rows(document)) for document in documents) or UNKNOWN
 
 
 def peer_bars(results: Results) -> str:
@@ -338,6 +346,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "export_3b": lambda results: _of_3b(results.get("export_3b"), "int8", export_3b_rows),
     "awq_3b": lambda results: _of_3b(results.get("awq_3b"), "int4 by AWQ", awq_3b_rows),
     "peers": peers,
+    "peer_answers": peer_answers,
     "peer_bars": peer_bars,
     "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
     "footprint": lambda results: markdown(FOOTPRINT_HEAD, footprint_rows(results.get("footprint"))),

@@ -1,6 +1,7 @@
 """This project's bundles for a comparison: every layer of the decoder and its head in one scheme, rounded to nearest.
 
-Vision is int8 where the decoder is quantized, as in `fgr-edge export`; what rounding is fitted to costs no time later.
+Vision is int8 where the decoder is quantized, as in `fgr-edge export`, or w8a8. What rounding is fitted to costs no
+time later.
 """
 
 from __future__ import annotations
@@ -23,12 +24,19 @@ def scheme_of(weights: str) -> Scheme:
     return SCHEMES["int8" if weights == "int8-128" else weights]
 
 
+def plan_of(weights: str) -> Plan:
+    """The scheme of every layer, for a layout as `Contender.weights` names it."""
+    if weights == "w8a8":  # as `fgr-edge export --precision w8a8`: the head's one row gains nothing from it
+        return Plan(SCHEMES["w8a8"], SCHEMES["w8a8"], SCHEMES["int8-channel"])
+    decoder = scheme_of(weights.removesuffix("-w8a8"))
+    vision = "w8a8" if weights.endswith("-w8a8") else "fp32" if weights == "fp32" else "int8"
+    return Plan(SCHEMES[vision], decoder, decoder)
+
+
 def write_scheme_bundle(checkpoint: Path, weights: str, output: Path) -> Path:
     """Export to `output`, unless a bundle is there."""
     if not (output / "manifest.json").exists():
         model = open_model(Checkpoint.open(checkpoint))
-        scheme = scheme_of(weights)
-        plan = Plan(SCHEMES["fp32" if weights == "fp32" else "int8"], scheme, scheme)
         options = BundleOptions(checkpoint.name, model.checkpoint.digest(), screened=None, title=weights)
-        write_bundle(model, TARGETS["cpu"], plan, output, options)
+        write_bundle(model, TARGETS["cpu"], plan_of(weights), output, options)
     return output

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 GGUF = {8: "Q8_0", 4: "Q4_0"}
 
@@ -22,6 +23,8 @@ class Contender:
         bits: of a weight of the decoder and its head.
         block: weights that share a scale; None where a channel does, or nothing is scaled.
         pictures: whether the whole model runs, and not the decoder alone.
+        integers: for fgr-edge, what multiplies 8-bit weights with inputs rounded to 8 bits by one scale a call: the
+            vision tower, or it and the decoder's layers.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Contender:
     block: int | None
     pictures: bool = True
     flags: tuple[str, ...] = ()
+    integers: Literal["", "vision", "all"] = ""
 
     @property
     def ours(self) -> bool:
@@ -38,8 +42,11 @@ class Contender:
 
     @property
     def weights(self) -> str:
-        """Their layout in a word: fp32, int8-128, int8-channel, int4-32."""
-        return "fp32" if self.bits == 32 else f"int{self.bits}-{self.block or 'channel'}"
+        """Their layout in a word: fp32, int8-128, int8-channel, int4-32, w8a8, int4-128-w8a8."""
+        if self.integers == "all":
+            return "w8a8"
+        layout = "fp32" if self.bits == 32 else f"int{self.bits}-{self.block or 'channel'}"
+        return f"{layout}-w8a8" if self.integers == "vision" else layout
 
 
 CONTENDERS = (
@@ -49,10 +56,12 @@ CONTENDERS = (
     Contender("fgr-edge int8", "fgr_edge", 8, 128),
     Contender("ONNX Runtime GenAI int8", "onnxruntime_genai", 8, 128, pictures=False),
     Contender("fgr-edge int8, channel", "fgr_edge", 8, None),
+    Contender("fgr-edge w8a8, channel", "fgr_edge", 8, None, integers="all"),
     Contender("OpenVINO GenAI int8, channel", "openvino_genai", 8, None),
     Contender("fgr-edge int8, 32", "fgr_edge", 8, 32),
     Contender("llama.cpp Q8_0, 32", "llama_cpp", 8, 32),
     Contender("fgr-edge int4", "fgr_edge", 4, 128),
+    Contender("fgr-edge int4, vision w8a8", "fgr_edge", 4, 128, integers="vision"),
     Contender("ONNX Runtime GenAI int4", "onnxruntime_genai", 4, 128, pictures=False),
     Contender("OpenVINO GenAI int4", "openvino_genai", 4, 128),
     Contender("fgr-edge int4, 32", "fgr_edge", 4, 32),

@@ -73,11 +73,12 @@ def warm_up(entrant: Entrant, task: Task, measures: Sequence[str], reference: di
     if entrant.process is not None:
         entrant.memory |= entrant.process.memory()
     told = ask(entrant, {"do": "logits", "ids": task.ids, "to": str(scratch)})
-    scored = ask(entrant, task.labels) if "labels" in measures else None
+    scored = ask(entrant, task.labels[0]) if "labels" in measures else None
     if told is None:
         entrant.leave(f"it does not show its logits: {entrant.missing['logits']}")
         return
     entrant.check = compare_logits(np.load(scratch), decoded["tokens"], scored, reference)
+    entrant.check["picture_error"] = picture_error(entrant, task, measures, reference, scratch)
     most = MOST_ERROR[entrant.contender.bits]
     if entrant.check["error"] > most:
         entrant.leave(f"not the same model: its logits differ by {entrant.check['error']}, at most {most} expected")
@@ -98,6 +99,51 @@ def compare_logits(
     }
 
 
+def picture_error(
+    entrant: Entrant, task: Task, measures: Sequence[str], reference: dict[str, Any], scratch: Path
+) -> float | None:
+    """`logits_error` after a picture; None for those that read none, or do not show their logits."""
+    if "picture" not in measures or "picture" in entrant.missing:
+        return None
+    try:
+        assert entrant.process is not None
+        entrant.process.ask(task.picture | {"do": "picture_logits", "to": str(scratch)}, ANSWER_S)
+    except PeerError:
+        return None
+    return logits_error(np.load(scratch), reference["picture"])
+
+
+def answer_check(scored: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What stopping early left out, against the same contender's scores of all labels; None where nobody stops.
+
+    first_share: of the likeliest label, one a round; equal_first: whether both ways find the same one in every round;
+    difference: of a log-probability, at most; unseen_share: of the likeliest label that was left out, at most; rest:
+    the bound on all of them together, at most; seen: labels looked at, one a round.
+    """
+    rounds = [one for one in scored if one["best_log_probs"] is not None]
+    if not rounds:
+        return None
+    shares, equal, differences, unseen, seen = [], [], [], [0.0], []
+    for one in rounds:
+        log_probs = np.array(one["log_probs"])
+        share = np.exp(log_probs - np.logaddexp.reduce(log_probs))
+        found = np.array([np.nan if value is None else value for value in one["best_log_probs"]])
+        looked = np.isfinite(found)
+        shares.append(round(float(share.max()), 3))
+        equal.append(int(np.nanargmax(found)) == int(share.argmax()))
+        differences.append(float(np.abs(found[looked] - log_probs[looked]).max()))
+        unseen += share[~looked].tolist()
+        seen.append(int(looked.sum()))
+    return {
+        "first_share": shares,
+        "equal_first": all(equal),
+        "difference": round(max(differences), 6),
+        "unseen_share": round(max(unseen), 6),
+        "rest": round(max(one["best_rest"] for one in rounds), 6),
+        "seen": seen,
+    }
+
+
 def logits_error(logits: Any, expected: Any) -> float:
     """Norm of the difference over the norm, both centred: a constant added to all logits changes nothing."""
     found, expected = (np.asarray(row, np.float64) - np.mean(row, dtype=np.float64) for row in (logits, expected))
@@ -109,11 +155,12 @@ def summarize(entrant: Entrant, new_tokens: int) -> dict[str, Any]:
     contender, done = entrant.contender, entrant.done
     decoded, scored = done.get("decode", []), done.get("labels", [])
     tpot = percentiles([one["ms"] / (new_tokens - 1) for one in decoded])
-    best = [one["best_ms"] for one in scored if one["best_ms"] is not None]
+    best = [one for one in scored if one["best_ms"] is not None]
     return {
         "peer": contender.peer,
         "bits": contender.bits,
         "block": contender.block,
+        "integers": contender.integers,
         "reason": entrant.reason,
         "missing": entrant.missing,
         "versions": {} if entrant.process is None else entrant.process.ready["versions"],
@@ -125,7 +172,9 @@ def summarize(entrant: Entrant, new_tokens: int) -> dict[str, Any]:
         "picture_prompt_tokens": next((one["prompt_tokens"] for one in done.get("picture", [])), None),
         "labels_ms": percentiles([one["ms"] for one in scored]),
         "labels_with_prompt_ms": percentiles([one["ms"] + one["prompt_ms"] for one in scored]),
-        "best_label_ms": percentiles(best),
+        "best_label_ms": percentiles([one["best_ms"] for one in best]),
+        "best_label_with_prompt_ms": percentiles([one["best_ms"] + one["prompt_ms"] for one in best]),
+        "best_label": answer_check(scored),
         **({"text_peak_bytes": None, "peak_bytes": None, "anonymous_bytes": None} | entrant.memory),
         "check": entrant.check,
     }

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.peers.peer import Decoded, FirstToken
 from fgr_edge import Recognizer
 from fgr_edge.runtime.image import load_image, preprocess
@@ -27,6 +30,14 @@ class FgrEdge:
         self._room = room
         self._prompt_tokens = 0
         self._first = 0
+
+    def first_logits(self, picture: Path) -> npt.NDArray[np.float32]:
+        """Logits [V] that the first token is chosen by."""
+        recognizer = self._recognizer
+        embeds = recognizer._vision.encode(preprocess(load_image(picture), recognizer._image_config))
+        prompt = recognizer._prompts.build(None, "direct", len(embeds.tokens))
+        logits: npt.NDArray[np.float32] = recognizer._prefill(prompt, embeds, self._room)
+        return logits
 
     def first_token(self, picture: Path) -> FirstToken:
         """As `Recognizer._run` does it."""

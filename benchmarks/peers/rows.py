@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import cell
 
 Rows = Sequence[Sequence[str]]
-HEAD = ("decode, tokens/s", "prompt, ms", "picture, ms", "labels, ms", "peak, MiB", "error")
+HEAD = ("decode, tokens/s", "prompt, ms", "picture, ms", "all labels, ms", "peak, MiB", "error", "picture's error")
+ANSWER_HEAD = ("all 81 probabilities, ms", "label answer, ms", "labels looked at", "the rest, at most", "error")
 BAR_HEAD = ("this runtime", "best peer", "ratio", "wanted", "")
 
 
@@ -27,10 +29,32 @@ def peer_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Rows]:
                     cell(row["labels_ms"]["p50"], 0),
                     cell(peak, 0),
                     cell(row["check"]["error"], 4),
+                    cell(row["check"].get("picture_error"), 4),
                 ]
             )
     title = f"{document['checkpoint']}, medians of {document['rounds']}"
     return [title, *HEAD], rows
+
+
+def answer_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Rows]:
+    """Labels after prompts that the model was fitted to; a peer's answer is all probabilities."""
+    rows = []
+    for name, row in document["contenders"].items():
+        if row["reason"] is None and row["labels_ms"]["p50"] is not None:
+            best = row["best_label"]
+            answer = row["labels_ms"] if best is None else row["best_label_ms"]
+            seen = document["labels"] if best is None else statistics.median(best["seen"])
+            rows.append(
+                [
+                    f"**{name}**" if row["peer"] == "fgr_edge" else name,
+                    cell(row["labels_ms"]["p50"], 0),
+                    cell(answer["p50"], 0),
+                    cell(seen, 0),
+                    cell(0.0 if best is None else 100 * best["rest"], 1, " %"),
+                    cell(row["check"]["error"], 4),
+                ]
+            )
+    return [f"{document['checkpoint']}, medians of {document['rounds']}", *ANSWER_HEAD], rows
 
 
 def bar_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Rows]:

@@ -29,31 +29,40 @@ CHAT = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Requests. `digest` tells two tasks apart; it does not depend on the picture."""
+    """Requests. `digest` tells two tasks apart; it does not depend on where the picture lies.
+
+    Attributes:
+        labels: one a prompt; rounds take them in turns.
+    """
 
     ids: list[int]
     decode: dict[str, Any]
     picture: dict[str, Any]
-    labels: dict[str, Any]
+    labels: list[dict[str, Any]]
 
     @property
     def digest(self) -> str:
-        """Of prompt, labels and number of tokens."""
-        text = json.dumps([self.decode, self.labels], sort_keys=True)
+        """Of prompts, labels, number of tokens and the words around a picture."""
+        text = json.dumps([self.decode, self.labels, self.picture["text"]], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def make_task(checkpoint: Path, picture: Path, labels: Sequence[str], prompt_tokens: int, new_tokens: int) -> Task:
-    """The requests for one checkpoint.
+def make_task(
+    checkpoint: Path,
+    picture: Path,
+    labels: Sequence[str],
+    prompt_tokens: int,
+    new_tokens: int,
+    prompts: Sequence[list[int]] = (),
+) -> Task:
+    """The requests for one checkpoint; `prompts`, where there are any, stand for the list of names.
 
     Raises:
         ValueError: there are not enough names for so long a prompt.
     """
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    ids = tokenizer.encode("The classes are: " + ", ".join(names(prompt_tokens)), add_special_tokens=False).ids
-    if len(ids) < prompt_tokens:
-        raise ValueError(f"{prompt_tokens} names are {len(ids)} tokens, expected at least as many; ask for fewer")
-    ids = ids[:prompt_tokens]
+    prompts = prompts or [_names_prompt(tokenizer, prompt_tokens)]
+    ids = prompts[0]
 
     def encode(text: str) -> list[int]:
         found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
@@ -65,5 +74,13 @@ def make_task(checkpoint: Path, picture: Path, labels: Sequence[str], prompt_tok
         ids,
         {"do": "decode", "ids": ids, "new_tokens": new_tokens},
         {"do": "picture", "path": str(picture), "text": asked},
-        {"do": "labels", "ids": ids, "labels": [list(row) for row in rows]},
+        [{"do": "labels", "ids": prompt, "labels": [list(row) for row in rows]} for prompt in prompts],
     )
+
+
+def _names_prompt(tokenizer: Tokenizer, tokens: int) -> list[int]:
+    text = "The classes are: " + ", ".join(names(tokens))
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    if len(ids) < tokens:
+        raise ValueError(f"{tokens} names are {len(ids)} tokens, expected at least as many; ask for fewer")
+    return ids[:tokens]

@@ -26,6 +26,7 @@ class FgrEdgeWorker:
         self._peer = FgrEdge(bundle, bundle.name, threads, ROOM)
         self._recognizer = self._peer._recognizer
         self._names = list(names)
+        self._confidence = Confidence.uncalibrated(len(self._names))
         self._scorer: LabelScorer | None = None
 
     def decode(self, ids: Sequence[int], new_tokens: int) -> Generated:
@@ -49,12 +50,17 @@ class FgrEdgeWorker:
         prompt_ms, start = ms_since(start), time.perf_counter()
         scores = scorer.all(DIRECT, logits, recognizer._extend)
         ms, start = ms_since(start), time.perf_counter()
-        scorer.best(DIRECT, logits, recognizer._extend, Confidence.uncalibrated(len(labels)))
-        return Scored(scores.log_probs.tolist(), prompt_ms, ms, ms_since(start))
+        best = scorer.best(DIRECT, logits, recognizer._extend, self._confidence)
+        best_ms = ms_since(start)
+        seen = [value if np.isfinite(value) else None for value in best.log_probs.tolist()]
+        return Scored(scores.log_probs.tolist(), prompt_ms, ms, best_ms, seen, best.rest)
 
     def picture(self, path: Path, text: str) -> Seen:
         seen = self._peer.first_token(path)
         return Seen(seen.token, seen.ms, len(seen.prompt_ids))
+
+    def picture_logits(self, path: Path, text: str) -> Floats:
+        return self._peer.first_logits(path)
 
     def logits(self, ids: Sequence[int], branches: int = 0) -> Floats:
         recognizer = self._recognizer

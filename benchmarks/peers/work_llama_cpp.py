@@ -94,9 +94,19 @@ class LlamaCppWorker:
         return Scored(log_probs, prompt_ms, ms_since(start))
 
     def picture(self, path: Path, text: str) -> Seen:
+        start = time.perf_counter()
+        tokens = self._read_picture(path, text)
+        token = int(self._row(self._context, -1).argmax())
+        return Seen(token, ms_since(start), tokens)
+
+    def picture_logits(self, path: Path, text: str) -> Floats:
+        self._read_picture(path, text)
+        return self._row(self._context, -1)
+
+    def _read_picture(self, path: Path, text: str) -> int:
+        """From the file to the logits of the last position; how many tokens they come after."""
         if self._vision is None:
             raise NotImplementedError("no vision file was written")
-        start = time.perf_counter()
         pixels = np.ascontiguousarray(Image.open(path).convert("RGB"))
         height, width, _ = pixels.shape
         data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
@@ -113,15 +123,13 @@ class LlamaCppWorker:
                 self._vision, self._context, chunks, 0, 0, CONTEXT_TOKENS, True, ctypes.byref(end)
             )
         )
-        token = int(self._row(self._context, -1).argmax())
-        ms = ms_since(start)
         count = sum(
             mtmd.mtmd_input_chunk_get_n_tokens(mtmd.mtmd_input_chunks_get(chunks, i))
             for i in range(mtmd.mtmd_input_chunks_size(chunks))
         )
         mtmd.mtmd_input_chunks_free(chunks)
         mtmd.mtmd_bitmap_free(bitmap)
-        return Seen(token, ms, int(count))
+        return int(count)
 
     def logits(self, ids: Sequence[int]) -> Floats:
         lib.llama_memory_clear(lib.llama_get_memory(self._context), False)

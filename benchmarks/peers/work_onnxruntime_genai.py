@@ -85,6 +85,9 @@ class OnnxRuntimeGenAiWorker:
     def picture(self, path: Path, text: str) -> Seen:
         raise NotImplementedError("its model builder writes the text decoder of Qwen2.5-VL only")
 
+    def picture_logits(self, path: Path, text: str) -> Floats:
+        raise NotImplementedError("its model builder writes the text decoder of Qwen2.5-VL only")
+
     def logits(self, ids: Sequence[int]) -> Floats:
         generator = self._generator(self._model, len(ids) + 1)
         generator.append_tokens(np.asarray([ids], np.int32))

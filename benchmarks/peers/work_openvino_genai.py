@@ -107,6 +107,9 @@ class OpenVinoGenAiWorker:
             raise RuntimeError("the pipeline ended without a token")
         return Seen(streamer.token, (streamer.time - start) * 1e3, None)
 
+    def picture_logits(self, path: Path, text: str) -> Floats:
+        raise NotImplementedError("its pipeline tells tokens only")
+
     def logits(self, ids: Sequence[int]) -> Floats:
         self._open_graph()
         return self._infer(np.asarray([ids], np.int64), 0, np.zeros(1, np.int32))[0, -1].copy()

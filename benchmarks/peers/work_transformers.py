@@ -110,6 +110,12 @@ class TransformersWorker:
         seen = self._peer.first_token(path)
         return Seen(seen.token, seen.ms, len(seen.prompt_ids))
 
+    def picture_logits(self, path: Path, text: str) -> Floats:
+        inputs = self._peer.prepare(path)
+        with torch.inference_mode():
+            row: Floats = self._model(**inputs, logits_to_keep=1).logits[0, -1].numpy()
+        return row
+
     def logits(self, ids: Sequence[int]) -> Floats:
         cache = DynamicCache(config=self._model.config.get_text_config())
         row: Floats = self._forward(torch.tensor([ids]), cache, 0, last=True)[0, -1].numpy()

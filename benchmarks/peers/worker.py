@@ -7,6 +7,7 @@ environment, so that nothing here needs more than numpy. Whatever libraries prin
     {"do": "labels", "ids": [...], "labels": [[...]]}  ->  Scored
     {"do": "picture", "path": "...", "text": "..."}    ->  Seen
     {"do": "logits", "ids": [...], "to": "x.npy"}      ->  {}
+    {"do": "picture_logits", "path": "...", "text": "...", "to": "x.npy"}  ->  {}
 
 Anything that goes wrong is answered with {"error": "..."}; the process lives on. The first line, before any request,
 is {"ready": true, "open_ms": ..., "versions": {...}}.
@@ -49,13 +50,23 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """log_probs: of each label's tokens after the prompt. prompt_ms: the prompt alone; ms: what came on top for the
-    labels. best_ms: on top for the likeliest label with a bound on the rest, where the peer can stop there."""
+    """Probabilities of labels after a prompt.
+
+    Attributes:
+        log_probs: of each label's tokens.
+        prompt_ms: the prompt alone.
+        ms: what came on top for all labels.
+        best_ms: on top for the likeliest label with a bound on the rest, where the peer can stop there; then also
+        best_log_probs: of the labels that it looked at, None for the others;
+        best_rest: the bound on the share of those others, in all.
+    """
 
     log_probs: list[float]
     prompt_ms: float
     ms: float
     best_ms: float | None = None
+    best_log_probs: list[float | None] | None = None
+    best_rest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,9 @@ class Worker(Protocol):
 
     def logits(self, ids: Sequence[int]) -> Floats:
         """Logits [V] after the last token of a prompt: not timed, the proof that it is the same model."""
+
+    def picture_logits(self, path: Path, text: str) -> Floats:
+        """Logits [V] after a picture and the chat around it: not timed."""
 
 
 def serve(packages: Sequence[str], open_worker: Callable[[], Worker]) -> None:
@@ -118,7 +132,11 @@ def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "logits":
         np.save(request["to"], np.asarray(worker.logits(request["ids"]), np.float32))
         return {}
-    raise ValueError(f"asked to {request['do']!r}; expected decode, labels, picture or logits")
+    if request["do"] == "picture_logits":
+        logits = worker.picture_logits(Path(request["path"]), request["text"])
+        np.save(request["to"], np.asarray(logits, np.float32))
+        return {}
+    raise ValueError(f"asked to {request['do']!r}; expected decode, labels, picture, logits or picture_logits")
 
 
 def token_log_probs(logits: Sequence[Floats] | Floats, tokens: Sequence[int]) -> float:

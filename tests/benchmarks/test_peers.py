@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.compare_peers import convert, enter
+from benchmarks.compare_peers import convert, enter, requests_of
 from benchmarks.peers.bars import bars
 from benchmarks.peers.chart import draw
 from benchmarks.peers.contenders import CONTENDERS, Contender, Places, conversions, start_command
-from benchmarks.peers.entrant import MOST_ERROR, Entrant, ask, compare_logits, summarize
+from benchmarks.peers.entrant import MOST_ERROR, Entrant, answer_check, ask, compare_logits, summarize
 from benchmarks.peers.process import PeerError, PeerProcess
+from benchmarks.peers.task import Task
 from benchmarks.peers.text_checkpoint import stored_tensors, text_config, write_text_checkpoint
 from benchmarks.peers.worker import Generated, Scored, Seen, token_log_probs
 from benchmarks.random_checkpoint import SHAPES, write_checkpoint
@@ -144,7 +145,10 @@ def test_equal_logits_have_no_error_and_other_models_are_out_of_every_bound() ->
 
 def row(peer: str, bits: int, block: int | None, tpot: float, **changed: Any) -> dict[str, Any]:
     ms = {"p50": tpot}
-    figures = {
+    figures: dict[str, Any] = {
+        "integers": "",
+        "best_label_ms": {"p50": None},
+        "best_label_with_prompt_ms": {"p50": None},
         "tpot_ms": ms,
         "picture_ms": ms,
         "labels_ms": ms,
@@ -165,7 +169,51 @@ def test_decoding_is_compared_at_equal_bits_and_block_size() -> None:
     found = {bar["measure"]: bar for bar in bars(rows)}
     decode = found["decode, int4, block 128"]
     assert (decode["peer"], decode["ratio"], decode["met"]) == ("equal", 1.05, False)
-    assert found["labels, int4, any peer"]["peer"] == "wider"
+    assert found["all labels, any peer"]["peer"] == "wider"
+
+
+def test_an_answer_is_compared_with_all_scores_of_a_peer_and_only_after_fitted_prompts() -> None:
+    rows = {
+        "ours": row("fgr_edge", 8, 128, 20, best_label_ms={"p50": 2}, best_label_with_prompt_ms={"p50": 9}),
+        "peer": row("a", 8, 128, 30),
+    }
+    assert not [bar for bar in bars(rows) if "answer" in bar["measure"]]
+    found = {bar["measure"]: bar["ratio"] for bar in bars(rows, fitted=True)}
+    assert found == {"label answer": 15.0, "label answer with the prompt": 3.33}
+
+
+def test_pictures_in_integers_have_a_bar_and_no_second_one_for_the_text() -> None:
+    rows = {"int4": row("fgr_edge", 4, 128, 10), "peer": row("a", 4, 128, 10)}
+    rows["int4, vision w8a8"] = row("fgr_edge", 4, 128, 10, integers="vision", picture_ms={"p50": 5})
+    found = [(bar["measure"], bar["ours"]) for bar in bars(rows)]
+    assert ("picture, any peer", "int4, vision w8a8") in found
+    assert ("decode, int4, block 128", "int4, vision w8a8") not in found
+
+
+def test_what_an_answer_left_out_is_told_by_the_scores_of_all_labels() -> None:
+    log_probs = np.log([0.9, 0.07, 0.02, 0.01]).tolist()
+    scored = {"log_probs": log_probs, "best_log_probs": [log_probs[0] + 0.01, None, log_probs[2], None]}
+    found = answer_check([scored | {"best_rest": 0.1}, {"log_probs": log_probs, "best_log_probs": None}])
+    assert found == {
+        "first_share": [0.9],
+        "equal_first": True,
+        "difference": 0.01,
+        "unseen_share": 0.07,
+        "rest": 0.1,
+        "seen": [2],
+    }
+    wrong = scored | {"best_log_probs": [None, None, log_probs[2], log_probs[3]], "best_rest": 0.97}
+    checked = answer_check([wrong])
+    assert checked is not None and not checked["equal_first"]
+    assert answer_check([{"log_probs": log_probs, "best_log_probs": None}]) is None
+
+
+def test_rounds_take_prompts_in_turns() -> None:
+    shape = {"decode", "picture", "labels"}
+    task = Task([1], {"do": "decode"}, {"do": "picture"}, [{"do": "labels", "ids": [i]} for i in range(2)])
+    asked = [requests_of(task, shape, number)[-1]["ids"] for number in range(3)]
+    assert asked == [[0], [1], [0]]
+    assert [request["do"] for request in requests_of(task, {"picture"}, 0)] == ["picture"]
 
 
 def test_who_is_out_of_the_run_sets_no_bar_and_who_lacks_a_measure_does_not_either() -> None:
@@ -178,14 +226,14 @@ def test_who_is_out_of_the_run_sets_no_bar_and_who_lacks_a_measure_does_not_eith
     assert (found["decode, int8, block 128"]["peer"], found["decode, int8, block 128"]["met"]) == ("text", True)
     assert not found["memory, text, int8, block 128"]["met"]
     assert "memory, picture, int8, block 128" not in found
-    assert "picture, int8, any peer" not in found
+    assert "picture, any peer" not in found
 
 
 def test_a_row_has_medians_per_token_and_labels_with_and_without_the_prompt() -> None:
     entrant = Entrant(Contender("x", "fgr_edge", 8, 128))
     entrant.done = {
         "decode": [{"ms": ms, "first_ms": 3.0} for ms in (30.0, 60.0, 90.0)],
-        "labels": [{"ms": 40.0, "prompt_ms": 10.0, "best_ms": None}],
+        "labels": [{"ms": 40.0, "prompt_ms": 10.0, "best_ms": None, "best_log_probs": None}],
         "picture": [{"ms": 5.0, "prompt_tokens": 9}],
     }
     found = summarize(entrant, 4)
@@ -223,4 +271,8 @@ def test_this_projects_worker_generates_scores_and_sees(nano_bundle: Callable[..
     for label, found in zip(labels, scored.log_probs, strict=True):
         rows = [worker.logits([*ids, *label[:i]]).copy() for i in range(len(label))]
         assert found == pytest.approx(token_log_probs(rows, label), abs=1e-3)
-    assert isinstance(worker.picture(write_picture(tmp_path / "p.jpg", (64, 64)), ""), Seen)
+    checked = answer_check([{"log_probs": scored.log_probs, "best_log_probs": scored.best_log_probs, "best_rest": 0}])
+    assert checked is not None and checked["equal_first"] and checked["difference"] < 1e-3
+    picture = write_picture(tmp_path / "p.jpg", (64, 64))
+    seen = worker.picture(picture, "")
+    assert isinstance(seen, Seen) and seen.token == int(worker.picture_logits(picture, "").argmax())
