@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.runtime.head import PART_ROWS, Head, LazyLogits
+from fgr_edge.runtime.head import DIRECT_ROWS, Head, LazyLogits
 from fgr_edge.runtime.rotary import IntArray
 from fgr_edge.runtime.sessions.session import Buffer
 from fgr_edge.runtime.step_inputs import HIDDEN, StepInput
@@ -60,7 +60,7 @@ class DecoderCall:
 
     def in_parts(self, head: Head | None) -> Iterator[Floats]:
         """Logits [P, V] of the last run, some rows after the others; each part is overwritten by the next."""
-        if head is None or self.hidden is None or self.hidden.shape[1] <= PART_ROWS:
+        if head is None or self.hidden is None or self.hidden.shape[1] <= DIRECT_ROWS:
             yield self.logits()
             return
         self.hidden.download()

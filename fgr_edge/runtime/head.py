@@ -25,8 +25,10 @@ HEAD = "head.onnx"
 HEAD_WEIGHT = "head.onnx.data"
 SCREEN = "screen.onnx"
 SCREEN_NORMS = "screen.npz"
-PART_ROWS = 48  # of many rows at once: their logits stay near the processor
+DIRECT_ROWS = 32  # of one call with buffers of its own; the logits of more are large
+PART_BYTES = 80 * 1024 * 1024  # of logits at once: each part reads the whole weight again
 EVEN_ROWS = 12  # that engines multiply together
+KEPT_PARTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Head:
         self._session = session
         self._vocab = vocab
         self.screen = screen
-        self._part: tuple[Buffer, Buffer, Callable[[], None]] | None = None
+        self._parts: dict[int, tuple[Buffer, Buffer, Callable[[], None]]] = {}  # by rows, those used last
 
     @property
     def most_rows(self) -> int | None:
@@ -76,9 +78,15 @@ class Head:
         logits = self._session.buffer((1, hidden.shape[1], self._vocab), np.float32)
         return logits, self._session.bind({"hidden": hidden}, {"logits": logits})
 
+    @property
+    def part_rows(self) -> int:
+        """Rows of one part at most."""
+        most = max(EVEN_ROWS, PART_BYTES // (4 * self._vocab * EVEN_ROWS) * EVEN_ROWS)
+        return min(most, self.most_rows or most)
+
     def in_parts(self, hidden: Floats) -> Iterator[Floats]:
         """Logits [P, V] of hidden rows [R, H], some rows after the others; each part is overwritten by the next."""
-        count, most = len(hidden), min(PART_ROWS, self.most_rows or PART_ROWS)
+        count, most = len(hidden), self.part_rows
         parts = -(-count // most)
         size = min(-(-count // (parts * EVEN_ROWS)) * EVEN_ROWS, count, most)
         given, found, run = self._bound_part(size, hidden.shape[1])
@@ -91,11 +99,15 @@ class Head:
             yield found.array[0, again:]
 
     def _bound_part(self, rows: int, width: int) -> tuple[Buffer, Buffer, Callable[[], None]]:
-        """The buffers used last, where they fit: a list of labels asks for the same parts at every picture."""
-        if self._part is None or self._part[0].shape[1] != rows:
+        """Large buffers are kept, and few of them: a list of labels asks for the same parts at every picture."""
+        part = self._parts.pop(rows, None)
+        if part is None:
+            if len(self._parts) >= KEPT_PARTS:
+                del self._parts[next(iter(self._parts))]
             given = self._session.buffer((1, rows, width), np.float32)
-            self._part = (given, *self.bind(given))
-        return self._part
+            part = (given, *self.bind(given))
+        self._parts[rows] = part
+        return part
 
 
 def open_head(bundle: Bundle, session: Callable[[str], Session], *, screened: bool) -> Head | None:

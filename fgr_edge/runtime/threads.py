@@ -17,13 +17,25 @@ def usable_threads(threads: int | None) -> int:
 
 
 def in_threads(call: Callable[[int], None], numbers: Iterable[int], threads: int) -> None:
-    """`call` with each number, in so many threads; the first error is raised."""
-    numbers = list(numbers)
-    if threads < 2 or len(numbers) < 2:
-        for number in numbers:
+    """`call` with each number, in so many threads, this one among them; the first error is raised."""
+    left = list(numbers)[::-1]
+    if threads < 2 or len(left) < 2:
+        for number in reversed(left):
             call(number)
         return
     from concurrent.futures import ThreadPoolExecutor  # only large work needs it
 
-    with ThreadPoolExecutor(min(threads, len(numbers))) as pool:
-        list(pool.map(call, numbers))
+    def work() -> None:
+        while left:
+            try:
+                number = left.pop()
+            except IndexError:  # another thread took it
+                return
+            call(number)
+
+    # Starting a thread for each core and waiting for them takes longer than the work of some callers.
+    with ThreadPoolExecutor(min(threads, len(left)) - 1) as pool:
+        others = [pool.submit(work) for _ in range(min(threads, len(left)) - 1)]
+        work()
+        for other in others:
+            other.result()

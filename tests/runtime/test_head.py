@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fgr_edge.errors import BundleError
-from fgr_edge.runtime.head import PART_ROWS
+from fgr_edge.runtime.head import EVEN_ROWS
 from fgr_edge.runtime.manifest import sealed
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
@@ -200,7 +200,9 @@ def test_a_weight_or_norms_of_another_size_are_an_error(tiny_models: TinyModels,
 
 
 @pytest.mark.parametrize("count", [1, 13, 49, 100, 239])
-def test_logits_in_parts_are_those_of_all_rows_at_once(tiny_models: TinyModels, count: int) -> None:
+def test_logits_in_parts_are_those_of_all_rows_at_once(
+    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5", screened=True), threads=1)
     head, spec = recognizer._decoder._head, recognizer._decoder.spec
     assert head is not None
@@ -209,6 +211,7 @@ def test_logits_in_parts_are_those_of_all_rows_at_once(tiny_models: TinyModels, 
     given.array[0] = hidden
     logits, run = head.bind(given)
     run()
+    monkeypatch.setattr("fgr_edge.runtime.head.PART_BYTES", 4 * spec.vocab * (4 * EVEN_ROWS + 1))
     parts = [part.copy() for part in head.in_parts(hidden)]
-    assert max(map(len, parts)) <= PART_ROWS and len(parts) == -(-count // PART_ROWS)
+    assert head.part_rows == 4 * EVEN_ROWS >= max(map(len, parts)) and len(parts) == -(-count // (4 * EVEN_ROWS))
     np.testing.assert_allclose(np.concatenate(parts), logits.array[0], atol=1e-5)
