@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @app.command()
 def tune(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    rounds: Annotated[int, typer.Option(help="Measure each setting so often.", min=1)] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="Measure each setting so often at most; a large model fewer times.", min=1)
+    ] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure which threads and memory settings suit this machine's CPU, and keep them in the bundle for it alone."""

@@ -66,6 +66,49 @@ def test_alternatives_take_turns_and_rows_tell_what_was_measured(bundle: Bundle)
     assert steps[-1] == (18, 18)
 
 
+def test_what_is_far_behind_is_measured_once(bundle: Bundle) -> None:
+    asked, measure = timed(threads_4=1.5, threads_2=2.0)
+    found = tune(bundle, rounds=3, measure=measure)
+    assert [settings.threads for settings in asked[:4]] == [8, 4, 2, 8]  # and then the next comparison
+    assert [row["rounds"] for row in found.measured[:3]] == [1, 1, 1]
+    assert all(row["rounds"] == 3 for row in found.measured[3:])
+    assert found.settings.threads == 8
+
+
+def test_one_disturbed_round_decides_nothing(bundle: Bundle) -> None:
+    _, quiet = timed()
+    calls = iter(range(1000))
+
+    def measure(settings: SessionSettings) -> AnswerTimes:
+        times = quiet(settings)
+        return AnswerTimes(1000.0, 1000.0, 1000.0) if next(calls) in (0, 10, 13) else times
+
+    assert tune(bundle, rounds=3, measure=measure).settings == SessionSettings(8, "during calls", False)
+
+
+def test_a_large_model_gets_fewer_rounds(bundle: Bundle) -> None:
+    asked, measure = timed(threads_4=0.8)
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 7.0  # asked before each further round
+        return now
+
+    found = tune(bundle, rounds=50, measure=measure, clock=clock)
+    assert found.settings.threads == 4
+    assert all(1 <= row["rounds"] < 6 for row in found.measured)
+    assert len(asked) < 50
+
+
+def test_times_of_a_small_picture_stand_for_the_whole(nano_bundle: Callable[..., Path]) -> None:
+    answer = tune_module._Answer(Bundle.open(nano_bundle("int8")))
+    small, whole = answer._small, answer._whole
+    assert small.vision_scale * len(small.patches.pixels) == pytest.approx(len(whole.patches.pixels))
+    assert small.prefill_scale * len(small.embeds) == pytest.approx(len(whole.embeds))
+    assert (whole.vision_scale, whole.prefill_scale) == (1.0, 1.0)
+
+
 def test_a_bundle_is_measured(nano_bundle: Callable[..., Path]) -> None:
     found = tune(Bundle.open(nano_bundle("int8")), rounds=1)
     assert all(row["vision_ms"] > 0 and row["prefill_ms"] > 0 and row["token_ms"] > 0 for row in found.measured)
