@@ -14,6 +14,8 @@ HEAD = (
     *("passes / best-first", "passes / all"),
 )
 
+PREFILLED = ("last_row", "all_rows", "after_prompt")
+
 
 def label_rows(documents: Iterable[Object], wanted: Callable[[Object], bool]) -> list[list[str]]:
     """One row a bundle and list of labels, of those that are wanted."""
@@ -32,7 +34,7 @@ def label_rows(documents: Iterable[Object], wanted: Callable[[Object], bool]) ->
                     cell(row["read_ms"]["p50"]),
                     f"{cell(ms['best']['p50'])} ({cell(ratios['best_of_read'], 2)}x)",
                     cell(ms["full"]["p50"]) if "full" in ms else "-",
-                    " / ".join(cell(ratios[f"full_of_prefill_{rows}"], 2) for rows in ("last_row", "all_rows")),
+                    " / ".join(cell(ratios.get(f"full_of_prefill_{rows}"), 2) for rows in PREFILLED),
                     " / ".join(cell(ratios[f"{way}_of_best"], 0, "x") for way in ("cached", "whole")),
                     " / ".join(cell(ratios[f"{way}_of_full"], 0, "x") for way in ("cached", "whole")),
                 ]

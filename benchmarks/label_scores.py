@@ -7,11 +7,12 @@ full        every label's log-probability over the trie (`LabelScorer.all`)
 best        the likeliest label with its probability and a bound on the rest (`LabelScorer.best`): what recognition does
 cached      one pass per label, names only, on the prompt's KV cache: the closest that other engines can come
 whole       one pass per label, prompt and name: what users of a plain forward pass do
-prefill     a plain prefill of as many tokens as the trie has inner nodes: logits of the last row, and of all rows
+prefill     a plain prefill of as many tokens as the trie has inner nodes, on an empty cache: logits of the last row,
+            and of all rows; and of all rows where the tokens follow the prompt, as the names do
 
-`cached` and `whole` are timed on a few labels spread over the list and scaled up. `read` is the picture, from the file
-to the logits of the first token. Prefills above `MOST_PREFILLED` tokens and full scoring above `--most-full` labels are
-left out.
+`cached` and `whole` are timed on a few labels spread over the list and scaled up, in every `PASSES_EVERY`th round.
+`read` is the picture, from the file to the logits of the first token. Prefills above `MOST_PREFILLED` tokens and full
+scoring above `--most-full` labels are left out.
 
     python -m benchmarks.label_scores BUNDLE... [--pictures SOURCE] [--counts 10,81,1000] [--rounds 5] [--threads 2]
                                       [--names FILE...] [--most-full 10000] [--json FILE] [--plot FILE]
@@ -23,6 +24,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,9 @@ from fgr_edge.runtime.request import Request
 
 MOST_PREFILLED = 2048
 SAMPLED = 8  # labels that one pass per label is timed on
+PASSES_EVERY = 4  # rounds, from the first on: they are slow, and hardly differ
 SETTLE_S = 0.05
+PREFILLS = ("prefill last row", "prefill all rows", "prefill after the prompt")
 
 
 @dataclass(frozen=True)
@@ -74,23 +78,23 @@ def read(case: Case, picture: Path) -> Any:
     return case.recognizer._read(picture, Request(), case.scorer)
 
 
-def ways(case: Case, picture: Path) -> dict[str, Callable[[Any], float]]:
-    """Each way by name: from a context to the milliseconds that it took."""
-    found: dict[str, Callable[[Any], float]] = {"best": lambda context: _best(case, context)}
+def ways(case: Case, passes: bool, scores: list[Any]) -> dict[str, Callable[[Any], float]]:
+    """Each way by name: from a context to the milliseconds that it took; best-first leaves its result in `scores`."""
+    found: dict[str, Callable[[Any], float]] = {"best": lambda context: _best(case, context, scores)}
     if case.full:
         found["full"] = lambda context: _full(case, context)
-        nodes = len(case.trie.inner)
-        if nodes <= MOST_PREFILLED:
-            found["prefill last row"] = lambda context: _prefill(case, nodes, False)
-            found["prefill all rows"] = lambda context: _prefill(case, nodes, True)
-    found["cached"] = lambda context: _pass_per_label(case, context, whole=False)
-    found["whole"] = lambda context: _pass_per_label(case, context, whole=True)
+        if len(case.trie.inner) <= MOST_PREFILLED:
+            for name in PREFILLS:
+                found[name] = partial(_prefill, case, name)
+    if passes:
+        found["cached"] = lambda context: _pass_per_label(case, context, whole=False)
+        found["whole"] = lambda context: _pass_per_label(case, context, whole=True)
     return found
 
 
-def _best(case: Case, context: Any) -> float:
+def _best(case: Case, context: Any, scores: list[Any]) -> float:
     start = time.perf_counter()
-    _scores(case, context)
+    scores.append(case.scorer.best(DIRECT, context.logits, case.recognizer._extend, case.confidence))
     return (time.perf_counter() - start) * 1e3
 
 
@@ -100,19 +104,20 @@ def _full(case: Case, context: Any) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _prefill(case: Case, nodes: int, every: bool) -> float:
-    """Of `nodes` tokens on an empty cache; all rows in as many calls as full scoring makes, to bound the logits."""
-    from fgr_edge.runtime.label_scores import chunk_nodes
-
-    decoder = case.recognizer._decoder
-    embeds = case.recognizer._embedding.gather(case.trie.tokens[case.trie.inner])
-    decoder.rewind(0)
+def _prefill(case: Case, name: str, _: Any) -> float:
+    """The trie's tokens, each after the one before; all rows in as many calls and parts as full scoring makes."""
+    decoder, tokens = case.recognizer._decoder, case.trie.tokens[case.trie.inner]
+    embeds = case.recognizer._embedding.gather(tokens)
+    if name != "prefill after the prompt":
+        decoder.rewind(0)
     start = time.perf_counter()
-    if every:
-        for part in np.array_split(embeds, -(-nodes // chunk_nodes(decoder.spec.vocab))):
-            decoder.forward(part, np.arange(len(part)))
+    if name == "prefill last row":
+        decoder.forward(embeds, np.array([len(embeds) - 1]))
     else:
-        decoder.forward(embeds, np.array([nodes - 1]))
+        for part in np.array_split(embeds, -(-len(embeds) // case.scorer._chunk)):
+            checked = decoder.check(part)
+            for _logits in checked.call.in_parts(checked.head):
+                pass
     return (time.perf_counter() - start) * 1e3
 
 
@@ -133,10 +138,11 @@ def _pass_per_label(case: Case, context: Any, *, whole: bool) -> float:
 def measure(case: Case, pictures: Sequence[Path], rounds: int) -> dict[str, Any]:
     """Medians of every way, over rounds; each round takes the next picture."""
     done: dict[str, list[float]] = {}
-    reads, visited, rests, shares = [], [], [], []
+    reads: list[float] = []
+    scores: list[Any] = []
     for number in range(rounds + 1):
         picture = pictures[number % len(pictures)]
-        turns = list(ways(case, picture).items())
+        turns = list(ways(case, number == 0 or number % PASSES_EVERY == 1, scores).items())
         turn = number % len(turns)
         for name, way in (*turns[turn:], *turns[:turn]):
             time.sleep(SETTLE_S)
@@ -147,25 +153,16 @@ def measure(case: Case, pictures: Sequence[Path], rounds: int) -> dict[str, Any]
             if number:
                 reads.append(read_ms)
                 done.setdefault(name, []).append(took)
-        if number:
-            scores = _scores(case, read(case, picture))
-            visited.append(scores.nodes)
-            rests.append(scores.rest)
-            shares.append(first_share(scores.log_probs))
     return {
         "labels": len(case.scorer.labels),
         "inner_nodes": len(case.trie.inner),
         "prompt_tokens": len(context.prompt.ids),
         "read_ms": percentiles(reads),
         "ways_ms": {name: percentiles(values) for name, values in done.items()},
-        "best_nodes": percentiles(visited),
-        "best_rest": percentiles(rests),
-        "best_share": percentiles(shares),
+        "best_nodes": percentiles([found.nodes for found in scores[1:]]),
+        "best_rest": percentiles([found.rest for found in scores[1:]]),
+        "best_share": percentiles([first_share(found.log_probs) for found in scores[1:]]),
     }
-
-
-def _scores(case: Case, context: Any) -> Any:
-    return case.scorer.best(DIRECT, context.logits, case.recognizer._extend, case.confidence)
 
 
 def first_share(log_probs: npt.NDArray[np.float64]) -> float:
@@ -179,6 +176,7 @@ def with_ratios(row: dict[str, Any]) -> dict[str, Any]:
     row["ratios"] = {
         "full_of_prefill_last_row": ratio(ms.get("full"), ms.get("prefill last row")),
         "full_of_prefill_all_rows": ratio(ms.get("full"), ms.get("prefill all rows")),
+        "full_of_prefill_after_prompt": ratio(ms.get("full"), ms.get("prefill after the prompt")),
         "best_of_read": ratio(ms["best"], row["read_ms"]["p50"]),
         "cached_of_full": ratio(ms["cached"], ms.get("full")),
         "whole_of_full": ratio(ms["whole"], ms.get("full")),
@@ -190,8 +188,8 @@ def with_ratios(row: dict[str, Any]) -> dict[str, Any]:
 
 def show(document: dict[str, Any]) -> None:
     """One line a list of labels."""
-    head = ("bundle, labels", "inner", "read", "full", "best", "visited", "x prefill", "x all rows", "best/read")
-    head += ("cached/best", "whole/best", "cached/full", "whole/full")
+    head = ["bundle, labels", "inner", "read", "full", "best", "visited", "x prefill", "x all rows", "x after"]
+    head += ["best/read", "cached/best", "whole/best", "cached/full", "whole/full"]
     rows = []
     for row in document["rows"]:
         ms, ratios = row["ways_ms"], row["ratios"]
@@ -205,6 +203,7 @@ def show(document: dict[str, Any]) -> None:
                 cell(row["best_nodes"]["p50"], 0),
                 cell(ratios["full_of_prefill_last_row"], 2),
                 cell(ratios["full_of_prefill_all_rows"], 2),
+                cell(ratios["full_of_prefill_after_prompt"], 2),
                 cell(ratios["best_of_read"], 2),
                 *(cell(ratios[f"{a}_of_{b}"], 1) for b in ("best", "full") for a in ("cached", "whole")),
             )

@@ -24,7 +24,7 @@ def test_every_way_is_timed_and_compared(nano_bundle: Callable[..., Path], birds
     recognizer = Recognizer(nano_bundle("fp32"), ["any"], threads=1)
     labels = LabelSet.from_names(label_names.names(12))
     row = label_scores.measure(label_scores.open_case(recognizer, "12", labels, 100), birds(2), 1)
-    assert set(row["ways_ms"]) == {"best", "full", "prefill last row", "prefill all rows", "cached", "whole"}
+    assert set(row["ways_ms"]) == {"best", "full", *label_scores.PREFILLS, "cached", "whole"}
     assert all(value["p50"] > 0 for value in row["ways_ms"].values())
     assert row["inner_nodes"] >= row["best_nodes"]["p50"] > 0 and row["best_rest"]["p50"] <= 0.01
     ratios = label_scores.with_ratios(row)["ratios"]
@@ -36,4 +36,5 @@ def test_every_way_is_timed_and_compared(nano_bundle: Callable[..., Path], birds
 def test_full_scores_of_long_lists_are_left_out(nano_bundle: Callable[..., Path]) -> None:
     recognizer = Recognizer(nano_bundle("fp32"), ["any"], threads=1)
     case = label_scores.open_case(recognizer, "12", LabelSet.from_names(label_names.names(12)), 11)
-    assert set(label_scores.ways(case, Path())) == {"best", "cached", "whole"}
+    assert set(label_scores.ways(case, passes=True, scores=[])) == {"best", "cached", "whole"}
+    assert set(label_scores.ways(case, passes=False, scores=[])) == {"best"}
