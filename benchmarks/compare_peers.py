@@ -22,11 +22,12 @@ and gives the answer of `recognize` (best): the likeliest label, and every other
 probabilities that all scores have, and a bound of 1 % on the rest together. Each round compares the two.
 
 `--prepare` makes all models and stops. A contender that is absent, fails or is another model is listed with the reason.
+`--reference` names another one than transformers in float32 to compare logits with, where that does not fit.
 
     python -m benchmarks.compare_peers --checkpoint DIR [--environments out/peers] [--models out/peers/models]
                                        [--only PATTERN...] [--rounds 6] [--new-tokens 64] [--prompt-tokens 300]
                                        [--labels 81] [--threads 2] [--measures decode,picture,labels]
-                                       [--prompts FILE] [--most-seconds S]
+                                       [--prompts FILE] [--most-seconds S] [--reference NAME]
                                        [--prepare] [--json FILE] [--plot FILE]
 """
 
@@ -63,8 +64,11 @@ SETTLE_S = 0.25  # a peer's worker threads spin for a while after its last call
 BANDWIDTH_S = 0.3
 
 
-def prepare(contenders: Sequence[Contender], places: Places) -> dict[str, str]:
-    """Make the models that are not there; the reasons of those that could not be made, by name."""
+def prepare(contenders: Sequence[Contender], places: Places, measures: Collection[str]) -> dict[str, str]:
+    """Make the models that are not there; the reasons of those that could not be made, by name.
+
+    What only pictures or labels need is left out where those are not measured.
+    """
     failed: dict[str, str] = {}
     for contender in contenders:
         try:
@@ -72,8 +76,10 @@ def prepare(contenders: Sequence[Contender], places: Places) -> dict[str, str]:
                 from benchmarks.peers.bundles import write_scheme_bundle
 
                 write_scheme_bundle(places.checkpoint, contender.weights, places.model(contender))
+            idle = {places.whole(contender)} if "picture" not in measures else set()
+            idle |= {places.every(contender)} if "labels" not in measures else set()
             for path, command in conversions(contender, places):
-                if not path.exists():
+                if path not in idle and not path.exists():
                     convert(command, path, places.models / "logs" / f"convert-{path.name}.log")
         except (OSError, subprocess.SubprocessError) as error:
             failed[contender.name] = f"its model could not be made: {error}"
@@ -113,16 +119,18 @@ def enter(contender: Contender, places: Places, threads: int, names_file: Path) 
     return entrant
 
 
-def reference_of(places: Places, task: Task, threads: int, names_file: Path, scratch: Path) -> dict[str, Any]:
-    """Logits, greedy tokens and label scores of transformers in float32, kept beside the models.
+def reference_of(
+    contender: Contender, places: Places, task: Task, threads: int, names_file: Path, scratch: Path
+) -> dict[str, Any]:
+    """Logits, greedy tokens and label scores of the one that all are compared with, kept beside the models.
 
     Raises:
-        PeerError: transformers does not run: nothing can be checked.
+        PeerError: it does not run: nothing can be checked.
     """
-    kept = places.models / f"reference-{task.digest}.npz"
+    kept = places.models / f"reference-{contender.peer}-{contender.weights}-{task.digest}.npz"
     if not kept.exists():
         process = PeerProcess(
-            start_command(CONTENDERS[0], places, threads, names_file), places.models / "logs" / "reference.log", OPEN_S
+            start_command(contender, places, threads, names_file), places.models / "logs" / "reference.log", OPEN_S
         )
         process.ask({"do": "logits", "ids": task.ids, "to": str(scratch)}, ANSWER_S)
         logits = np.load(scratch)
@@ -221,6 +229,7 @@ def compare(
             "max": round(max(rates), 2),
             "rounds": [round(rate, 2) for rate in rates],
         },
+        "reference": options.reference,
         "most_error": {str(bits): most for bits, most in MOST_ERROR.items()},
         "error_of_the_prompt_reversed": logits_error(reference["reversed"], reference["logits"]),
         "contenders": rows,
@@ -237,6 +246,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=Path("out/peers/models"))
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names, as in a shell")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--reference", default=CONTENDERS[0].name, choices=[row.name for row in CONTENDERS])
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--prompt-tokens", type=int, default=300)
     parser.add_argument("--prompts", type=Path, help="of fitted_prompts.py, instead: rounds take them in turns")
@@ -263,7 +273,7 @@ def main() -> None:
         options.environments.absolute(),
     )
     chosen = [row for row in CONTENDERS if any(fnmatch.fnmatch(row.name, pattern) for pattern in options.only)]
-    failed = prepare(chosen, places)
+    failed = prepare(chosen, places, options.measures)
     if options.prepare:
         return
     picture = write_picture(places.models / "picture-640x480.jpg")
@@ -273,7 +283,8 @@ def main() -> None:
     prompts = [] if options.prompts is None else json.loads(options.prompts.read_text(encoding="utf-8"))
     task = make_task(options.checkpoint, picture.absolute(), labels, options.prompt_tokens, options.new_tokens, prompts)
     scratch = places.models / "logits.npy"
-    reference = reference_of(places, task, options.threads, names_file, scratch)
+    checked_by = next(row for row in CONTENDERS if row.name == options.reference)
+    reference = reference_of(checked_by, places, task, options.threads, names_file, scratch)
     entrants = []
     try:
         for contender in chosen:

@@ -17,6 +17,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     peers       results of compare_peers.py, `peers_*.json`, one row a contender, and what could not be measured
     peer_answers  of these, those after prompts that a checkpoint was fitted to: all probabilities, and an answer
     peer_bars   of these, what this runtime promises beside the best peer
+    operators   results of operators.py, `operators_*.json`, one row a bundle and kind of call
     export_3b   result of export_3b.py, `export_3b.json`
     awq_3b      result of awq_3b.py, `awq_3b.json`
     bench       results of `fgr-edge bench -o json`, `bench_*.json`, one row a bundle
@@ -64,7 +65,7 @@ from benchmarks.device_rows import (
 from benchmarks.footprint_rows import FOOTPRINT_HEAD, footprint_rows, goes_with_rows
 from benchmarks.label_rows import HEAD as LABEL_HEAD
 from benchmarks.label_rows import in_short, label_rows
-from benchmarks.peers.rows import absent_lines, answer_rows, bar_rows, peer_rows
+from benchmarks.peers.rows import OPERATOR_HEAD, absent_lines, answer_rows, bar_rows, operator_rows, peer_rows
 from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
 from benchmarks.speculation_rows import (
@@ -348,6 +349,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "peers": peers,
     "peer_answers": peer_answers,
     "peer_bars": peer_bars,
+    "operators": lambda results: markdown(OPERATOR_HEAD, [*chain(*map(operator_rows, _named(results, "operators_")))]),
     "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
     "footprint": lambda results: markdown(FOOTPRINT_HEAD, footprint_rows(results.get("footprint"))),
     "goes_with": lambda results: markdown(*goes_with_rows(results.get("footprint"))),

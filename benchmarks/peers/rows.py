@@ -11,6 +11,7 @@ from benchmarks.report import cell
 Rows = Sequence[Sequence[str]]
 HEAD = ("decode, tokens/s", "prompt, ms", "picture, ms", "all labels, ms", "peak, MiB", "error", "picture's error")
 ANSWER_HEAD = ("all 81 probabilities, ms", "label answer, ms", "labels looked at", "the rest, at most", "error")
+OPERATOR_HEAD = ("of 195M", "call, ms", "products, ms", "attention, ms", "others, ms", "weights, GB/s")
 BAR_HEAD = ("this runtime", "best peer", "ratio", "wanted", "")
 
 
@@ -71,6 +72,19 @@ def bar_rows(document: Mapping[str, Any]) -> tuple[Sequence[str], Rows]:
         for bar in document["bars"]
     ]
     return [document["checkpoint"], *BAR_HEAD], rows
+
+
+def operator_rows(document: Mapping[str, Any]) -> Rows:
+    """Where the time goes (`benchmarks/operators.py`), one row a bundle and kind of call."""
+    return [
+        [
+            f"{name.removeprefix('fgr_edge-')}, {stage}",
+            *(cell(row[key], 2) for key in ("call_ms", "products_ms", "attention_ms", "others_ms")),
+            cell(row.get("weight_gbps")),
+        ]
+        for name, stages in document["bundles"].items()
+        for stage, row in stages.items()
+    ]
 
 
 def absent_lines(document: Mapping[str, Any]) -> list[str]:
