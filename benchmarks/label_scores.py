@@ -11,8 +11,8 @@ prefill     a plain prefill of as many tokens as the trie has inner nodes, on an
             and of all rows; and of all rows where the tokens follow the prompt, as the names do
 
 `cached` and `whole` are timed on a few labels spread over the list and scaled up, in every `PASSES_EVERY`th round.
-`read` is the picture, from the file to the logits of the first token. Prefills above `MOST_PREFILLED` tokens and full
-scoring above `--most-full` labels are left out.
+`read` is the picture, from the file to the logits of the first token; nothing rests in between: cores that did take
+milliseconds to wake. Prefills above `MOST_PREFILLED` tokens and full scoring above `--most-full` labels are left out.
 
     python -m benchmarks.label_scores BUNDLE... [--pictures SOURCE] [--counts 10,81,1000] [--rounds 5] [--threads 2]
                                       [--names FILE...] [--most-full 10000] [--json FILE] [--plot FILE]
@@ -46,7 +46,6 @@ from fgr_edge.runtime.request import Request
 MOST_PREFILLED = 2048
 SAMPLED = 8  # labels that one pass per label is timed on
 PASSES_EVERY = 4  # rounds, from the first on: they are slow, and hardly differ
-SETTLE_S = 0.05
 PREFILLS = ("prefill last row", "prefill all rows", "prefill after the prompt")
 
 
@@ -145,7 +144,6 @@ def measure(case: Case, pictures: Sequence[Path], rounds: int) -> dict[str, Any]
         turns = list(ways(case, number == 0 or number % PASSES_EVERY == 1, scores).items())
         turn = number % len(turns)
         for name, way in (*turns[turn:], *turns[:turn]):
-            time.sleep(SETTLE_S)
             start = time.perf_counter()
             context = read(case, picture)
             read_ms = (time.perf_counter() - start) * 1e3

@@ -18,14 +18,17 @@ from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.decoder import Decoder
 from fgr_edge.runtime.label_scores import MAX_CHUNK, add_forms, chunk_nodes, chunk_room, score_all
 from fgr_edge.runtime.labels import LabelSet, compile_forms
-from fgr_edge.runtime.tree_calls import Gather, TreeCalls
+from fgr_edge.runtime.tree_calls import Embed, TreeCalls
 from fgr_edge.runtime.trie import Ints, LabelTrie
 
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
+Gather = Callable[[Ints], Logits]
+"""Token ids [S] to embeddings [S, H]."""
 Extend = Callable[[Sequence[int]], Logits]
 Encode = Callable[[str], Sequence[int]]
 Compiled = Mapping[str, Sequence[Sequence[int]]]
+KEPT_BYTES = 4 * 1024 * 1024  # of embeddings of one trie
 FRAME_TOKENS = 32  # that a frame may add to a name in the trie
 REST_TOLERANCE = 0.01
 """Best-first scoring stops when what it has not visited has at most this share of the probability."""
@@ -74,12 +77,16 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """prefix: tokens of the lead that all forms share; trie: of what follows; class_of: [F]; longest: tokens below."""
+    """prefix: tokens of the lead that all forms share; trie: of what follows; class_of: [F]; longest: tokens below.
+
+    embed: of the trie's nodes.
+    """
 
     prefix: list[int]
     trie: LabelTrie
     class_of: Ints
     longest: int
+    embed: Embed
 
 
 class LabelScorer:
@@ -158,7 +165,7 @@ class LabelScorer:
         compiled, logits = self._enter(frame, logits, extend)
         weighting = self._weighting(frame, compiled, confidence)
         room = min(BEST_FIRST_NODES, len(compiled.trie.inner), self._decoder.free)
-        with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
+        with TreeCalls(self._decoder, compiled.embed, compiled.trie, room) as calls:
             found = score_best(
                 compiled.trie, logits, calls, weighting, top_k=top_k, tolerance=tolerance, threads=self._threads
             )
@@ -168,7 +175,7 @@ class LabelScorer:
 
     def _all(self, compiled: _Compiled, logits: Logits) -> ClassScores:
         room = min(chunk_room(self._chunk, compiled.longest), len(compiled.trie.inner))
-        with TreeCalls(self._decoder, self._gather, compiled.trie, room) as calls:
+        with TreeCalls(self._decoder, compiled.embed, compiled.trie, room) as calls:
             forms = score_all(compiled.trie, logits, calls, self._chunk, self._threads)
         classes = add_forms(forms, compiled.class_of, len(self.labels))
         return ClassScores(classes, 0.0, len(compiled.trie.inner))
@@ -188,8 +195,17 @@ class LabelScorer:
             shared = _shared(sequences, len(self._encode(frame.lead)) if frame.lead else 0)
             trie = LabelTrie.build([ids[shared:] for ids in sequences], [text for text, _ in self.labels.forms])
             class_of = np.array([index for _, index in self.labels.forms])
-            self._compiled[frame] = _Compiled(list(sequences[0][:shared]), trie, class_of, int(trie.depths.max()))
+            self._compiled[frame] = _Compiled(
+                list(sequences[0][:shared]), trie, class_of, int(trie.depths.max()), self._embed(trie)
+            )
         return self._compiled[frame]
+
+    def _embed(self, trie: LabelTrie) -> Embed:
+        """Looks embeddings up, or keeps those of a small trie: small models take no longer for its nodes than that."""
+        if 4 * len(trie) * self._decoder.spec.hidden > KEPT_BYTES:
+            return lambda nodes: self._gather(trie.tokens[nodes])
+        kept = self._gather(np.maximum(trie.tokens, 0))  # the root has no token
+        return lambda nodes: kept[nodes]
 
     def _weighting(self, frame: Frame, compiled: _Compiled, confidence: Confidence) -> Weighting:
         kept = self._weightings.get(frame)

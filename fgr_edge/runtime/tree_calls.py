@@ -20,8 +20,8 @@ from fgr_edge.runtime.step_inputs import HIDDEN
 from fgr_edge.runtime.trie import Ints, LabelTrie
 
 Floats = npt.NDArray[np.float32]
-Gather = Callable[[Ints], Floats]
-"""Token ids [S] to embeddings [S, H]."""
+Embed = Callable[[Ints], Floats]
+"""Nodes [S] to the embeddings [S, H] of their tokens."""
 
 
 class TreeCalls:
@@ -29,19 +29,18 @@ class TreeCalls:
 
     Args:
         decoder: holds the prompt (and the thought); its cache has room for `room` more tokens.
-        gather: embeds token ids.
+        embed: gives the nodes' embeddings.
         trie: whose nodes are asked for.
         room: nodes that the cache can hold at once.
     """
 
-    def __init__(self, decoder: Decoder, gather: Gather, trie: LabelTrie, room: int) -> None:
+    def __init__(self, decoder: Decoder, embed: Embed, trie: LabelTrie, room: int) -> None:
         self._decoder = decoder
-        self._gather = gather
+        self._embed = embed
         self._trie = trie
         self._start = decoder.length
-        self._slot = np.empty(len(trie), np.int64)  # of each node asked for: its place among the tree's slots
+        self._nodes = np.empty(room, np.int64)  # in the tree's slots
         self._used = 0
-        self._seen = np.empty((room, room), np.float32)  # row: what each slot sees of the tree's slots
 
     def __enter__(self) -> TreeCalls:
         return self
@@ -59,7 +58,7 @@ class TreeCalls:
     @property
     def left(self) -> int:
         """Nodes that still fit."""
-        return len(self._seen) - self._used
+        return len(self._nodes) - self._used
 
     def logits(self, nodes: Sequence[int], wanted: Sequence[int] | None = None) -> Iterator[Floats]:
         """Logits of the `wanted` of `nodes` (positions in it; all by default), in their order.
@@ -76,37 +75,30 @@ class TreeCalls:
             for row in rows:
                 yield self._along(nodes[row])[None]
             return
-        trie, index = self._trie, np.asarray(nodes, np.int64)
-        before = self._used
-        self._place(index)
-        slots = self._start + trie.depths[index] - 1
-        mask = self._mask(before, len(nodes))
-        yield from self._decoder.branch(self._gather(trie.tokens[index]), rows, slots, mask)
+        index = np.asarray(nodes, np.int64)
+        slots = self._start + self._trie.depths[index] - 1
+        yield from self._decoder.branch(self._embed(index), rows, slots, self._place(index))
 
-    def _place(self, nodes: Ints) -> None:
-        """Give nodes the next slots; each sees what its parent sees, and itself."""
-        trie, slots = self._trie, self._used + np.arange(len(nodes))
-        self._slot[nodes] = slots
-        self._used += len(nodes)
-        depths = trie.depths[nodes]
-        for depth in range(int(depths.min()), int(depths.max()) + 1):  # parents first
-            level = depths == depth
-            here = slots[level]
-            self._seen[here] = HIDDEN if depth == 1 else self._seen[self._slot[trie.parents[nodes[level]]]]
-            self._seen[here, here] = 0
+    def _place(self, nodes: Ints) -> Floats:
+        """Give nodes the next slots; what they see [S, W]: prompt, ancestors and themselves.
 
-    def _mask(self, before: int, count: int) -> Floats:
-        """[S, W] for the decoder: the tree's slots, and slots of the prompt before them up to a width that recurs."""
-        after = before + count
+        W are the tree's slots, and slots of the prompt before them up to a width that recurs.
+        """
+        before, after = self._used, self._used + len(nodes)
+        self._nodes[before:after] = nodes
+        self._used = after
+        held = self._nodes[:after]
         width = min(1 << (after - 1).bit_length(), self._start + after)
-        mask = np.zeros((count, width), np.float32)
-        mask[:, width - after :] = self._seen[before:after, :after]
+        mask = np.zeros((len(nodes), width), np.float32)
+        here = nodes[:, None]
+        unseen = (here < held) | (here >= self._trie.ends[held])
+        np.multiply(unseen, HIDDEN, out=mask[:, width - after :])
         return mask
 
     def _along(self, node: int) -> Floats:
         """Logits [V] of one node, its whole path decoded."""
         path = np.asarray(self._trie.path(node), np.int64)
-        logits = self._decoder.forward(self._gather(self._trie.tokens[path]), np.array([len(path) - 1]))
+        logits = self._decoder.forward(self._embed(path), np.array([len(path) - 1]))
         self._decoder.rewind(self._start)
         row: Floats = logits[0].copy()
         return row

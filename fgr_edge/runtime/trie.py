@@ -33,6 +33,7 @@ class LabelTrie:
         children: [N - 1], all nodes but the root, grouped by parent.
         first_child: [N + 1], where each node's group starts in `children`.
         forms_below: [N], leaves below or at each node.
+        ends: [N], the node after the last one below each: what lies below node n is n + 1 to ends[n] - 1.
         inner: nodes that need logits of their own, in preorder: all with children but the root.
         levels: the nodes of each depth from 1 on.
     """
@@ -45,6 +46,7 @@ class LabelTrie:
     children: Ints
     first_child: Ints
     forms_below: Ints
+    ends: Ints
     inner: Ints
     levels: tuple[Ints, ...]
 
@@ -89,10 +91,12 @@ class LabelTrie:
         forms_below = np.zeros(count, np.int64)
         forms_below[leaf_of] = 1
         levels = tuple(np.flatnonzero(depths == depth) for depth in range(1, int(depths.max()) + 1))
+        ends = np.arange(1, count + 1)
         for nodes in levels[::-1]:
             np.add.at(forms_below, parents[nodes], forms_below[nodes])
+            np.maximum.at(ends, parents[nodes], ends[nodes])
         inner = np.flatnonzero(np.diff(first_child) > 0)[1:]
-        return cls(tokens, parents, depths, leaf_of, form_of, children, first_child, forms_below, inner, levels)
+        return cls(tokens, parents, depths, leaf_of, form_of, children, first_child, forms_below, ends, inner, levels)
 
     def __len__(self) -> int:
         """Nodes, the root and the leaves among them."""

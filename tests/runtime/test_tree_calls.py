@@ -53,7 +53,7 @@ def ready(models: TinyModels, shape: str, target: str = "cpu") -> Recognizer:
 
 
 def calls_of(recognizer: Recognizer, trie: LabelTrie, room: int = ROOM) -> TreeCalls:
-    return TreeCalls(recognizer._decoder, recognizer._embedding.gather, trie, room)
+    return TreeCalls(recognizer._decoder, lambda nodes: recognizer._embedding.gather(trie.tokens[nodes]), trie, room)
 
 
 def together(calls: TreeCalls, nodes: list[int], wanted: list[int] | None = None) -> np.ndarray:

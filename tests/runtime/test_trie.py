@@ -96,6 +96,8 @@ def test_every_sequence_is_the_path_to_its_leaf(sequences: list[list[int]]) -> N
     for node in range(len(trie)):
         assert (np.diff(trie.tokens[trie.children_of(node)]) > 0).all()
         assert trie.forms_below[node] == max(1, trie.forms_below[trie.children_of(node)].sum())
+        below = [other for other in range(len(trie)) if node in trie.path(other) or node == 0]
+        assert below == list(range(node, trie.ends[node]))
 
 
 @pytest.mark.parametrize(
