@@ -1,6 +1,6 @@
 """What one machine does, as rows of text for README files.
 
-In: the documents of `preprocessing.py`, `memory_plan.py`, `export_3b.py`, `awq_3b.py` and `decode_3b.py`.
+In: the documents of `preprocessing.py`, `memory_plan.py`, `rtx_3b.py`, `export_3b.py`, `awq_3b.py` and `decode_3b.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ Object = Mapping[str, Any]
 
 PICTURE_HEAD = ("picture, size used", "transformers, ms", "decode or conversion, ms", "exact, ms", "fast, ms")
 PLAN_HEAD = ("peak of a process, MB", "predicted", "measured", "quotient")
+RTX_3B_HEAD = ("3B shape", "weights, GB", "engines, GB", "peak, GB", "its own, GB", "predicted, GB")
 DECODE_3B_HEAD = ("3B shape, int4", "")
 
 
@@ -43,6 +44,22 @@ def plan_rows(document: Object | None) -> Rows:
         [row["what"], megabytes(row["predicted_bytes"]), megabytes(row["measured_bytes"]), cell(row["ratio"], 2)]
         for row in (document or {"rows": ()})["rows"]
     ]
+
+
+def rtx_3b_rows(document: Object | None) -> Rows:
+    """Engines of TensorRT-RTX, one row a precision and number of profiles."""
+
+    def gb(size: int | None) -> str:
+        return cell(None if size is None else size / 1e9)
+
+    rows = []
+    for row in (document or {"rows": ()})["rows"]:
+        engines = row["engine_bytes"]
+        built = "ended, too little memory" if engines is None else gb(sum(engines.values()))
+        profiles = "one profile" if row["profiles"] == "one" else "two profiles"
+        sizes = (gb(row[name]) for name in ("peak_bytes", "own_bytes", "predicted_bytes"))
+        rows.append([f"{row['precision']}, {profiles}", gb(sum(row["weight_bytes"].values())), built, *sizes])
+    return rows
 
 
 def export_3b_rows(document: Object) -> Rows:

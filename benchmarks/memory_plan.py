@@ -121,7 +121,7 @@ def facts_of(shape: Shape, target: Target, scheme: str, *, tokens: int = 512) ->
     )  # fmt: skip
     vision = round(facts.weights("vision") * BYTES_PER_WEIGHT[schemes["vision"]])
     body, head = (round(facts.weights(part) * BYTES_PER_WEIGHT[scheme]) for part in ("decoder", "head"))
-    inside = {"decoder_bytes": body + head} if on_cpu else {"decoder_bytes": body, "head_bytes": head}
+    inside: dict[str, Any] = {"decoder_bytes": body + head} if on_cpu else {"decoder_bytes": body, "head_bytes": head}
     prefill = facts.prompt_tokens if on_cpu else min(512, facts.prompt_tokens)
     return replace(facts, vision_bytes=vision, prefill_tokens=prefill, **inside)
 

@@ -25,6 +25,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     goes_with   of it, what each dependency of ours brings
     targets     what was compiled in CI, what ran on hardware, what did neither (`target_rows.py`)
     memory_plan result of memory_plan.py, `memory_plan.json`: predicted and measured
+    rtx_3b      result of rtx_3b.py, `rtx_3b.json`: engines of the whole 3B model, built without a GPU
     speculation_texts  of `speculation*.json`, tokens a step on written texts, one row a configuration
     speculation        of them, tokens a second of bundles, one row a variant
     speculation_rows   of them, calls of several tokens as multiples of one, one row a bundle
@@ -56,11 +57,13 @@ from benchmarks.device_rows import (
     DECODE_3B_HEAD,
     PICTURE_HEAD,
     PLAN_HEAD,
+    RTX_3B_HEAD,
     awq_3b_rows,
     decode_3b_rows,
     export_3b_rows,
     picture_rows,
     plan_rows,
+    rtx_3b_rows,
 )
 from benchmarks.footprint_rows import FOOTPRINT_HEAD, footprint_rows, goes_with_rows
 from benchmarks.label_rows import HEAD as LABEL_HEAD
@@ -355,6 +358,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "goes_with": lambda results: markdown(*goes_with_rows(results.get("footprint"))),
     "targets": lambda results: markdown(TARGET_HEAD, target_rows(results)).replace("---:", "---"),  # words throughout
     "memory_plan": lambda results: markdown(PLAN_HEAD, plan_rows(results.get("memory_plan"))),
+    "rtx_3b": lambda results: markdown(RTX_3B_HEAD, rtx_3b_rows(results.get("rtx_3b"))),
     "speculation_texts": lambda results: markdown(TEXT_HEAD, [*chain(*map(text_rows, _named(results, "speculation")))]),
     "speculation": lambda results: markdown(BUNDLE_HEAD, [*chain(*map(bundle_rows, _named(results, "speculation")))]),
     "speculation_rows": lambda results: markdown(ROWS_HEAD, [*chain(*map(cost_rows, _named(results, "speculation")))]),

@@ -43,6 +43,8 @@ def _changes(facts: MemoryFacts) -> Iterator[Change]:
     for name, precision in _narrower(facts):
         yield f"narrower weights: export again with --precision {name}", facts.changed(precision=precision), None
     yield from _shorter(facts)
+    if facts.target in ENGINES:
+        yield "one profile for prompts and single tokens: build with --one-profile", _one_profile(facts), None
     if facts.target in ENGINES and facts.head_inside:
         yield "the head as a graph of its own: export again with this version", facts.with_head_apart(), None
     if facts.target == "tensorrt":
@@ -57,6 +59,10 @@ def _smaller_pictures(facts: MemoryFacts) -> Iterator[Change]:
         if width * height < facts.pixels:
             smaller = facts.changed(pixels=width * height)
             yield f"smaller pictures: export again with --image-size {width}x{height}", smaller, None
+
+
+def _one_profile(facts: MemoryFacts) -> MemoryFacts:
+    return replace(facts, one_profile=True)
 
 
 def _shorter(facts: MemoryFacts) -> Iterator[Change]:
@@ -84,6 +90,9 @@ def _together(facts: MemoryFacts) -> Iterator[Change]:
     if facts.target in ENGINES and facts.head_inside:
         facts = facts.with_head_apart()
         words.append("the head apart")
+    if facts.target in ENGINES:
+        facts = _one_profile(facts)
+        words.append("--one-profile")
     workspace_bytes = WORKSPACE_MIB * MIB if facts.target == "tensorrt" else None
     if workspace_bytes:
         words.append(f"--workspace-mb {WORKSPACE_MIB}")

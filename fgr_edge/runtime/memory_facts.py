@@ -52,6 +52,7 @@ class MemoryFacts:
         tokens: longest sequence, picture and answer together.
         prefill_tokens: that go through the decoder at once, at most.
         branches: cache slots for nodes of the labels' trie, beyond `tokens`.
+        one_profile: whether engines are built with one profile for prompts and single tokens.
     """
 
     target: Target
@@ -84,6 +85,7 @@ class MemoryFacts:
     tokens: int
     prefill_tokens: int
     branches: int = BEST_FIRST_NODES
+    one_profile: bool = False
 
     @property
     def patches(self) -> int:
@@ -120,6 +122,10 @@ class MemoryFacts:
         """Weights of the head, wherever it is."""
         inside = round(self.head_weights * BYTES_PER_WEIGHT[self.precision["head"]])
         return min(inside, self.decoder_bytes) if self.head_inside else self.head_bytes
+
+    def part_bytes(self, part: Part) -> int:
+        """Stored weights of a part's graph; 0 for a head inside the decoder's."""
+        return {"vision": self.vision_bytes, "decoder": self.decoder_bytes, "head": self.head_bytes}[part]
 
     def weights(self, part: Part) -> int:
         """Numbers in a part's matrices; norms and biases are too small to count."""

@@ -13,7 +13,7 @@ Formulas (P patches, S tokens prefilled at once, T cache slots; C, H widths of v
     vision, TensorRT    21 * C * P numbers, and heads * P^2 where attention is decomposed (dialect basic)
     prefill, TensorRT   (3 * I + 4 * H) * S numbers, and heads * S * T likewise
                         (the larger of both: all engines share one block of memory)
-    build               see `BUILD`: a base, a multiple of the largest graph's weights, and the head's tactics
+    engines, building   see `build_memory`; TensorRT also tries tactics for the head, on the GPU
 Where a number comes from is said in each item: "exact", "measured" on a CPU of this kind, or "assumed".
 """
 
@@ -22,12 +22,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fgr_edge.runtime.build_memory import BUILD, Basis, engine_bytes, graph_bytes
 from fgr_edge.runtime.memory_facts import MemoryFacts, Part
 from fgr_edge.runtime.plan_devices import MIB, PlanDevice
 
 Phase = Literal["run", "build"]
+PARTS: tuple[Part, ...] = ("vision", "decoder", "head")
 Place = Literal["host", "device"]
-Basis = Literal["exact", "measured", "assumed"]
 
 PROCESS_BYTES = 63 * MIB  # Python, numpy, Pillow, tokenizers, onnxruntime; a third of it is libraries' code
 SESSION_BYTES = 8 * MIB  # each graph that ONNX Runtime opens, without its weights
@@ -38,26 +39,6 @@ PICTURE_COPIES = 3
 CUDA_CONTEXT_BYTES = 350 * MIB
 TENSORRT_BYTES = 450 * MIB  # code of libnvinfer, on the host
 HEAD_TACTIC_BYTES = 3.45  # of a weight of the head: 1 GiB, in one piece, for the 3B model's
-
-
-@dataclass(frozen=True, slots=True)
-class BuildCost:
-    """Peak of a builder's process before it has a graph; what graphs add is in `BUILD_TIMES`."""
-
-    base_bytes: int
-    basis: Basis
-
-
-BUILD = {
-    # Peak resident memory of TensorRT-RTX 1.7.1, which builds without a GPU: benchmarks/memory_plan.py.
-    "tensorrt-rtx": BuildCost(400 * MIB, "measured"),
-    # Not measured: a larger library, and the same multiples. Reported are three to four times the parameters.
-    "tensorrt": BuildCost(600 * MIB, "assumed"),
-}
-# Times its stored weights that a graph takes while it is built; the largest counts. A head is one matrix.
-BUILD_TIMES: dict[Part, float] = {"vision": 4.5, "decoder": 4.5, "head": 2.6}
-# int4 is unpacked, and memory of one graph is still held when the next is built: decoder and head together.
-BUILD_TIMES_INT4 = 3.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +128,7 @@ def _run_items(facts: MemoryFacts) -> list[Item]:
     if engine:  # all engines run in one block of memory, one after another
         vision, prefill = max(vision - prefill, 0), prefill
     items = [
-        Item("weights", facts.weight_bytes, "run", place, "exact"),
+        _weights(facts, place),
         Item(f"KV cache, {facts.cache_slots:,} tokens", _cache_bytes(facts), "run", place, "exact"),
         Item(f"vision, {facts.patches:,} patches{', beyond prefill' if engine else ''}", vision, "run", place, basis),
         Item(f"prefill, {facts.prefill_tokens:,} tokens at once", prefill, "run", place, basis),
@@ -161,6 +142,14 @@ def _run_items(facts: MemoryFacts) -> list[Item]:
     return items
 
 
+def _weights(facts: MemoryFacts, place: Place) -> Item:
+    """As they lie in memory: RTX's engines are larger than what is stored."""
+    if facts.target != "tensorrt-rtx":
+        return Item("weights", facts.weight_bytes, "run", place, "exact")
+    size = sum(engine_bytes(facts, part) for part in PARTS) + facts.screen_bytes
+    return Item("engines", size, "run", place, "measured")
+
+
 def _build_items(facts: MemoryFacts, workspace_bytes: int | None) -> list[Item]:
     """Of the graph that takes most; graphs are built one after another."""
     cost = BUILD.get(facts.target)
@@ -168,7 +157,7 @@ def _build_items(facts: MemoryFacts, workspace_bytes: int | None) -> list[Item]:
         return []
     items = [
         Item("builder", cost.base_bytes, "build", "host", cost.basis),
-        Item("graphs at work", _graph_bytes(facts), "build", "host", cost.basis),
+        Item("graph at work", graph_bytes(facts), "build", "host", cost.basis),
     ]
     if facts.target == "tensorrt-rtx":  # builds without a GPU, and times nothing
         return items
@@ -179,18 +168,6 @@ def _build_items(facts: MemoryFacts, workspace_bytes: int | None) -> list[Item]:
         Item("head tactics, in one piece", tactic, "build", "device", "assumed"),
         Item("CUDA context", CUDA_CONTEXT_BYTES, "build", "device", "assumed"),
     ]
-
-
-def _graph_bytes(facts: MemoryFacts) -> int:
-    stored: dict[Part, int] = {
-        "vision": facts.vision_bytes,
-        "decoder": facts.decoder_bytes,
-        "head": facts.head_bytes,
-    }
-    taken = {part: BUILD_TIMES[part] * size for part, size in stored.items()}
-    if facts.precision["decoder"].startswith("int4"):
-        return round(max(taken["vision"], BUILD_TIMES_INT4 * (facts.decoder_bytes + facts.head_bytes)))
-    return round(max(taken.values()))
 
 
 def _cache_bytes(facts: MemoryFacts) -> int:

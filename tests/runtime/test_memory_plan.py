@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks import rtx_3b
 from benchmarks.memory_plan import facts_of
-from benchmarks.random_checkpoint import QWEN_3B
+from benchmarks.random_checkpoint import QWEN_3B, SHAPES
 from fgr_edge.errors import BundleError, ConfigError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.memory_advice import advised, plan_table
 from fgr_edge.runtime.memory_facts import MemoryFacts, Target, read_facts
 from fgr_edge.runtime.memory_plan import plan_memory
-from fgr_edge.runtime.plan_devices import DEVICES, GIB, PlanDevice, find_device
+from fgr_edge.runtime.plan_devices import DEVICES, GIB, MIB, PlanDevice, find_device
 from tests.command import Done
 
 if TYPE_CHECKING:
@@ -54,24 +55,47 @@ def test_the_3b_model_took_what_is_predicted(name: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "vision_mb", "decoder_mb", "head_mb", "peak_mb"),
+    ("shape", "scheme", "one_profile", "stored_mib", "peak_mib"),
     [
         # Peaks of TensorRT-RTX 1.7.1 building for one GPU on a machine without one, all graphs in one process.
-        ("fp16", 35.6, 160.5, 233.4, 1193),
-        ("int8", 18.9, 82.8, 120.3, 805),
-        ("int4-128", 18.9, 41.4, 60.2, 845),
-        ("int4-128", 18.9, 41.4, 60.2, 918),
-        ("fp16", 234, 925, 622, 4383),
-        ("int4-128", 120, 238, 160, 1666),
+        ("qwen2.5-vl-195m", "fp16", False, (34.7, 153.0, 222.6), 1004),
+        ("qwen2.5-vl-195m", "fp16", True, (34.7, 153.0, 222.6), 993),
+        ("qwen2.5-vl-195m", "int8", False, (17.7, 77.8, 113.0), 764),
+        ("qwen2.5-vl-195m", "int4-128", False, (17.7, 39.5, 57.4), 933),
+        # The decoder alone, the largest.
+        ("qwen2.5-vl-3b", "fp16", True, (1276.0, 5292.0, 593.5), 14673),
+        ("qwen2.5-vl-3b", "fp16", False, (1276.0, 5292.0, 593.5), 20807),
     ],
 )
 def test_builds_of_tensorrt_rtx_took_what_is_predicted(
-    scheme: str, vision_mb: float, decoder_mb: float, head_mb: float, peak_mb: float
+    shape: str, scheme: str, one_profile: bool, stored_mib: tuple[float, float, float], peak_mib: float
 ) -> None:
-    stored = {"vision_bytes": vision_mb, "decoder_bytes": decoder_mb, "head_bytes": head_mb}
-    facts = facts_3b("tensorrt-rtx", scheme, **{name: round(mb * 1e6) for name, mb in stored.items()})
-    predicted = plan_memory(facts, ROOMY).build_bytes
-    assert abs(predicted / (peak_mb * 1e6) - 1) < WITHIN, predicted / 1e6
+    names = ("vision_bytes", "decoder_bytes", "head_bytes")
+    stored: dict[str, Any] = {name: round(mib * MIB) for name, mib in zip(names, stored_mib, strict=True)}
+    facts = replace(facts_of(SHAPES[shape], "tensorrt-rtx", scheme), one_profile=one_profile, **stored)
+    predicted = plan_memory(facts, ROOMY).build_bytes / MIB
+    assert abs(predicted / peak_mib - 1) < WITHIN, predicted
+
+
+def test_the_whole_3b_model_was_built_in_what_is_predicted() -> None:
+    path = RESULTS / "rtx_3b.json"
+    if not path.is_file():
+        pytest.skip("no results of benchmarks/rtx_3b.py")
+    ratios = {
+        (row["precision"], row["profiles"]): rtx_3b.predicted(row) / row["peak_bytes"]
+        for row in json.loads(path.read_text())["rows"]
+        if row["finished"]
+    }
+    assert ratios and all(abs(ratio - 1) < WITHIN for ratio in ratios.values()), ratios
+
+
+def test_one_profile_makes_smaller_engines_and_is_suggested() -> None:
+    small = PlanDevice("small", 8 * GIB, 0, "nothing", shared=True)
+    plan = advised(plan_memory(facts_3b("tensorrt-rtx", "fp16"), small))
+    (one,) = (s for s in plan.suggestions if s.change.endswith("build with --one-profile"))
+    assert one.run_bytes < plan.run_bytes and one.build_bytes < plan.build_bytes
+    engines = next(item for item in plan.items if item.name == "engines")
+    assert engines.bytes > plan.facts.weight_bytes, "what is stored is not what is held"
 
 
 def test_what_the_benchmark_recorded_is_within_the_bound() -> None:
