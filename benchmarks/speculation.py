@@ -5,10 +5,10 @@ texts       no model runs: texts are taken as what the model says, one after the
             builds them, `Drafter` guesses, every drafted row is counted, right or wrong.
               earlier  a table of `--earlier` texts (shuffled by a fixed seed), measured on the `--measured` after them.
               online   from nothing, in the file's order, each text learning from those before it.
-bundles     `Recognizer` in reason mode, with and without speculation, on photographs and on drawn birds. A round opens
-            fresh recognizers and shuffles the pictures: half of them are thought about beforehand, which makes the
-            phrases; the other half is measured, picture by picture, the variants taking turns. Nothing is measured on
-            a picture whose thought a table holds.
+bundles     `Recognizer` in reason mode, with and without speculation, on photographs and on drawn birds. The phrases
+            are the model's thoughts about `--phrases` pictures that it was trained on; none of them is measured. A
+            round opens fresh recognizers, in an order that turns, lets each think about one of those pictures, and
+            shuffles the held-out ones: they are measured one by one, the variants taking turns.
               plain            one token a call.
               learning         speculation from nothing: what it guesses from is what it wrote in this round.
               phrases          and from the phrases that are stored in the bundle.
@@ -18,8 +18,8 @@ rows        a decoder call of several tokens, beside one of one token, on bundle
             every row read. Tokens a step over this is what speculation can gain.
 
     python benchmarks/speculation.py [--texts FILE --tokenizer FILE] [--rows DIR ...] [--bundle DIR ...]
-                                     [--photographs LIST]
-                                     [--rounds 5] [--pictures 100] [--threads 2] [--json FILE]
+                                     [--photographs LIST --training LIST] [--phrases 1000]
+                                     [--rounds 4] [--pictures 60] [--threads 2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +47,7 @@ from fgr_edge.runtime.ngrams import NgramTable
 from fgr_edge.runtime.pace import ROWS
 
 Ids = list[int]
+One = TypeVar("One")
 CONFIGS = ((8, 1), (8, BRANCHES), (16, BRANCHES))  # rows of a call, branches of a node
 CONTEXT, CALLS = 400, 8  # tokens in the cache when calls are timed; calls of a size in a round
 PLAIN = "plain"
@@ -93,8 +95,8 @@ def simulate(drafter: Drafter, prompt: Ids, text: Ids, rows: int, done: Steps, *
             node = children[node, text[at + held]]
             held += 1
         taken = min(held + 1, len(text) - at)
-        for token in text[at : at + taken]:
-            drafter.take(token)
+        for place, token in enumerate(text[at : at + taken]):
+            drafter.take(token, guessed=place < held)
         at += taken
         done.steps += 1
         done.drafted += len(draft.tokens)
@@ -154,6 +156,8 @@ class Told:
     calls: int = 0
     drafted: int = 0
     near_ties: int = 0
+    again: int = 0
+    rested: int = 0
     rounding: float = 0.0
 
     @property
@@ -169,45 +173,58 @@ def with_phrases(bundle: Path, folder: Path, texts: Sequence[str]) -> Path:
     from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
     from fgr_edge.runtime.specs import read_spec
 
-    copy = Path(shutil.copytree(bundle, folder / "phrases", dirs_exist_ok=True))
-    opened = Bundle.open(copy)
+    made = Path(shutil.copytree(bundle, folder / "phrases", dirs_exist_ok=True))
+    opened = Bundle.open(made)
     prompts = PromptBuilder(opened.file(TOKENIZER), read_spec(PromptSpec, opened.manifest["prompt"], "prompt"))
-    with BundleAmendment(copy) as amendment:
+    with BundleAmendment(made) as amendment:
         ids = [prompts.encode_text(text) for text in texts]
         save_phrases(amendment.path(PHRASES), ids, opened.manifest["files"][TOKENIZER]["sha256"])
-    return copy
+    return made
 
 
-def one_round(bundle: Path, pictures: Sequence[Any], labels: Sequence[str], threads: int) -> dict[str, Told]:
-    """Half of the pictures make the phrases, the other half is measured."""
+def thoughts(bundle: Path, pictures: Sequence[Any], labels: Sequence[str], threads: int) -> list[str]:
+    """What the model thinks about pictures."""
     from fgr_edge import Recognizer
 
-    half = len(pictures) // 2
-    with tempfile.TemporaryDirectory() as folder:
-        writer = Recognizer(bundle, labels, threads=threads)
-        texts = [text_of(writer(picture, mode="reason").text) for picture in pictures[:half]]
-        places = {False: bundle, True: with_phrases(bundle, Path(folder), texts)}
-        variants = {
-            name: Recognizer(places[stored], labels, threads=threads, speculate=speculate)
-            for name, (stored, speculate) in VARIANTS.items()
-        }
-        told = {name: Told() for name in variants}
-        for number, picture in enumerate(pictures[half:]):
-            said: dict[str, str] = {}
-            for name in turned(list(variants), number):
-                found = variants[name](picture, mode="reason")
-                said[name] = found.text
-                told[name].tokens += found.timings.generated_tokens
-                told[name].decode_ms += found.timings.decode_ms
-                told[name].total_ms += found.timings.total_ms
-            for name, text in said.items():
-                told[name].differ += text != said[PLAIN]
+    writer = Recognizer(bundle, labels, threads=threads, speculate=False)
+    return [text_of(writer(picture, mode="reason").text) for picture in pictures]
+
+
+def one_round(
+    places: dict[bool, Path], pictures: Sequence[Any], labels: Sequence[str], threads: int, *, warm: Any, turn: int
+) -> dict[str, Told]:
+    """Every variant on every picture.
+
+    Args:
+        places: the bundle without phrases and with them.
+        warm: a picture that is thought about before the others.
+        turn: where the order begins in which recognizers are opened: what is opened later has other memory.
+    """
+    from fgr_edge import Recognizer
+
+    variants = {}
+    for name in turned(list(VARIANTS), turn):
+        stored, speculate = VARIANTS[name]
+        variants[name] = Recognizer(places[stored], labels, threads=threads, speculate=speculate)
+        variants[name](warm, mode="reason")
+    told = {name: Told() for name in VARIANTS}
+    before = {name: copy(one.speculated) for name, one in variants.items()}
+    for number, picture in enumerate(pictures):
+        said: dict[str, str] = {}
+        for name in turned(list(VARIANTS), number):
+            found = variants[name](picture, mode="reason")
+            said[name] = found.text
+            told[name].tokens += found.timings.generated_tokens
+            told[name].decode_ms += found.timings.decode_ms
+            told[name].total_ms += found.timings.total_ms
+        for name, text in said.items():
+            told[name].differ += text != said[PLAIN]
     for name, recognizer in variants.items():
-        counts = recognizer.speculated
-        if counts is not None:
-            one = told[name]
-            one.calls, one.drafted = counts.calls, counts.drafted
-            one.near_ties, one.rounding = counts.near_ties, counts.rounding
+        counts, first = recognizer.speculated, before[name]
+        if counts is not None and first is not None:
+            for field in ("calls", "drafted", "near_ties", "again", "rested"):
+                setattr(told[name], field, getattr(counts, field) - getattr(first, field))
+            told[name].rounding = counts.rounding
     return told
 
 
@@ -218,27 +235,40 @@ def text_of(answer: str) -> str:
     return answer.split(THINK_END)[0] + THINK_END
 
 
-def turned(names: list[str], by: int) -> Iterator[str]:
+def turned(names: list[One], by: int) -> Iterator[One]:
     """The names in an order that turns from picture to picture."""
     turn = by % len(names)
     yield from (*names[turn:], *names[:turn])
 
 
-def photographs(path: Path) -> tuple[list[Any], list[str]]:
-    """The pictures of a labelled list, and their classes."""
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """measured, training: pictures that the model was not trained on, and others that it was."""
+
+    measured: Sequence[Any]
+    training: Sequence[Any]
+    labels: Sequence[str]
+
+
+def photographs(path: Path, training: Path, phrases: int) -> Pictures:
+    """The pictures of two labelled lists, and the classes of the first."""
     from fgr_edge.data.labelled import read_labelled
 
-    rows = read_labelled(path)
-    return [row.path for row in rows], sorted({row.label for row in rows})
+    rows, others = read_labelled(path), [row.path for row in read_labelled(training)]
+    chosen = random.Random(0).sample(others, min(phrases, len(others)))
+    return Pictures([row.path for row in rows], chosen, sorted({row.label for row in rows}))
 
 
-def drawings(count: int) -> tuple[list[Any], list[str]]:
-    """Held-out drawings, species in turns, and all species."""
-    from fgr_edge.data.aviary import HELD_OUT_SEEDS, SPECIES
+def drawings(count: int, phrases: int) -> Pictures:
+    """Drawings, species in turns, and all species."""
+    from fgr_edge.data.aviary import HELD_OUT_SEEDS, SPECIES, TRAINING_SEEDS
     from fgr_edge.data.aviary_drawing import draw
 
-    pictures = [draw(SPECIES[n % len(SPECIES)], HELD_OUT_SEEDS[n]) for n in range(count)]
-    return pictures, sorted(species.name for species in SPECIES)
+    measured, training = (
+        [draw(SPECIES[n % len(SPECIES)], seeds[n]) for n in range(most)]
+        for seeds, most in ((HELD_OUT_SEEDS, count), (TRAINING_SEEDS, phrases))
+    )
+    return Pictures(measured, training, sorted(species.name for species in SPECIES))
 
 
 def summary(rounds: Sequence[dict[str, Told]]) -> dict[str, Any]:
@@ -259,27 +289,27 @@ def summary(rounds: Sequence[dict[str, Told]]) -> dict[str, Any]:
             "tokens_per_call": ratio(sum(t.tokens for t in told), sum(t.calls for t in told)) if speculated else 1.0,
             "drafted_per_call": ratio(sum(t.drafted for t in told), sum(t.calls for t in told)) if speculated else 0.0,
             "near_ties": sum(one.near_ties for one in told),
+            "computed_again": ratio(sum(t.again for t in told), sum(t.tokens for t in told)),
+            "written_plainly": ratio(sum(t.rested for t in told), sum(t.tokens for t in told)) if speculated else 1.0,
             "rounding": max(one.rounding for one in told) if speculated else None,
         }
     return found
 
 
-def bundles_of(
-    paths: Sequence[Path], listed: Path | None, rounds: int, count: int, threads: int
-) -> list[dict[str, Any]]:
+def bundles_of(paths: Sequence[Path], sets: dict[str, Pictures], rounds: int, count: int, threads: int) -> list[Any]:
     """Every bundle on every set of pictures."""
-    sets = {"aviary": drawings(count)}
-    if listed is not None:
-        sets["photographs"] = photographs(listed)
     found = []
     for path in paths:
-        for name, (pictures, labels) in sets.items():
-            done = []
-            for number in range(rounds):
-                chosen = random.Random(number).sample(pictures, min(count, len(pictures)))
-                done.append(one_round(path, chosen, labels, threads))
-            texts = rounds * len(chosen[len(chosen) // 2 :])
-            found.append({"bundle": path.name, "pictures": name, "texts": texts, "variants": summary(done)})
+        for name, pictures in sets.items():
+            with tempfile.TemporaryDirectory() as folder:
+                texts = thoughts(path, pictures.training, pictures.labels, threads)
+                places = {False: path, True: with_phrases(path, Path(folder), texts)}
+                warm, done = pictures.training[0], []
+                for number in range(rounds):
+                    chosen = random.Random(number).sample(pictures.measured, min(count, len(pictures.measured)))
+                    done.append(one_round(places, chosen, pictures.labels, threads, warm=warm, turn=number))
+            entry = {"bundle": path.name, "pictures": name, "texts": rounds * len(chosen), "phrases": len(texts)}
+            found.append({**entry, "variants": summary(done)})
     return found
 
 
@@ -330,22 +360,29 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=100)
     parser.add_argument("--bundle", type=Path, nargs="*", default=[])
     parser.add_argument("--photographs", type=Path, help="labelled list (see fgr_edge.data.labelled)")
+    parser.add_argument("--training", type=Path, help="another, which the model was trained on")
+    parser.add_argument("--phrases", type=int, default=1000, help="thoughts that are stored, at most")
     parser.add_argument("--rows", type=Path, nargs="*", default=[], help="bundles whose calls are timed by their size")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--pictures", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     texts = None
     if given.texts is not None:
         texts = texts_of(given.texts, given.tokenizer, given.earlier, given.measured)
+    sets: dict[str, Pictures] = {}
+    if given.bundle:
+        sets["aviary"] = drawings(4 * given.pictures, given.phrases)
+        if given.photographs is not None:
+            sets["photographs"] = photographs(given.photographs, given.training, given.phrases)
     document = {
         "benchmark": "speculation",
         "machine": describe_machine(),
-        "settings": {"rounds": given.rounds, "pictures": given.pictures, "threads": given.threads},
+        "settings": {name: getattr(given, name) for name in ("rounds", "pictures", "phrases", "threads")},
         "texts": texts,
         "rows": [rows_of(path, given.rounds, given.threads) for path in given.rows],
-        "bundles": bundles_of(given.bundle, given.photographs, given.rounds, given.pictures, given.threads),
+        "bundles": bundles_of(given.bundle, sets, given.rounds, given.pictures, given.threads),
     }
     print_tables(document)
     publish(document, given.json)

@@ -241,10 +241,11 @@ class Decoder:
 
         With rows that are not the first ones, for engines that keep the cache in the host's memory.
         """
-        if list(rows) != list(range(len(rows))):
-            source = start + np.asarray(rows)
+        for place, row in enumerate(rows):
+            if row == place:
+                continue
             for buffer in self._cache.values():
-                buffer.array[:, :, start : start + len(rows)] = buffer.array[:, :, source]
+                buffer.array[:, :, start + place] = buffer.array[:, :, start + row]
                 buffer.upload()
         self.length = start + len(rows)
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MOST_NAMES = 1000  # of more, hardly one would be guessed right, and encoding them takes time
 FLOAT_SHARE = 1e-5  # of the largest logit that a difference may be off: float32 sums in another order
-ROUNDED_SHARE = 1e-2  # and where inputs of layers are rounded, to int8 or float16, and a last bit makes a step of it
+ROUNDED_SHARE = 6e-3  # and where inputs of layers are rounded, to int8 or float16, and a last bit makes a step of it
 FLOAT_PRECISIONS = ("fp32", "fp16", "bf16")  # of weights; on the CPU all of them are multiplied in float32
 
 

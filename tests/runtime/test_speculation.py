@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from fgr_edge.runtime.habits import FLOAT_SHARE, ROUNDED_SHARE
 from fgr_edge.runtime.ngrams import NgramTable
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
-from fgr_edge.runtime.speculation import PROBED, REST, WATCHED, Speculation
+from fgr_edge.runtime.speculation import PROBED, Speculation
 
 pytest.importorskip("transformers")
 
@@ -68,11 +69,18 @@ def guessing(
 
     drafter = Drafter(known, branches=4 if trees else 1)
     made = Speculation(recognizer._decoder, recognizer._embedding.gather, drafter, doubt_share=doubt_share, trees=trees)
-    made._pace.seconds = lambda rows: 1 + 0.01 * rows  # type: ignore[method-assign]
-    made._watch = lambda seconds: None  # type: ignore[method-assign]
+    always(made, lambda rows: 1 + 0.01 * rows)
     if not probed:
         made._probe = None
     return made
+
+
+def always(speculation: Speculation, seconds: Callable[[int], float]) -> None:
+    """Guess always, as if calls took so long."""
+    speculation._pace.seconds = seconds  # type: ignore[method-assign]
+    speculation._pace.drafted = speculation._pace.wrote = lambda *a: None  # type: ignore[method-assign]
+    speculation._pace.reckon()
+    speculation._profit.guessed = lambda *a: None  # type: ignore[method-assign]
 
 
 def with_distractors(text: Sequence[int]) -> list[list[int]]:
@@ -159,9 +167,10 @@ def test_choices_in_doubt_are_made_by_what_single_tokens_give(tiny_models: TinyM
     logits = started(recognizer, given)
     speculation.begin([])
     assert written(logits, speculation.advance) == expected
-    speculation._again(
-        speculation._doubted(recognizer._decoder.check(recognizer._embedding.gather(np.array([9]))).after(0))
-    )
+    checked = recognizer._decoder.check(recognizer._embedding.gather(np.array([9])))
+    again = speculation._doubted_row(checked, 0).again
+    assert again is not None
+    again()
     assert speculation.counts.near_ties >= TOKENS
     for found, plain in zip(cache_of(recognizer, recognizer._decoder.length), cache, strict=True):
         np.testing.assert_array_equal(found, plain)
@@ -286,16 +295,37 @@ def test_the_first_text_may_hold_tokens_that_were_given_before_its_beginning_was
 def test_guesses_that_do_not_pay_are_left_out_for_a_while(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    count = PROBED + WATCHED + REST + 40
-    expected = written(started(recognizer, given, count), recognizer._advance, count=count)
-    speculation = guessing(recognizer, probed=True)
-    del speculation._watch
-    speculation._pace.seconds = lambda rows: 1.0 if rows == 1 else 50.0  # type: ignore[method-assign]
-    logits = started(recognizer, given, count)
+    expected = written(started(recognizer, given), recognizer._advance)
+    speculation = guessing(recognizer, [expected], probed=True)
+    del speculation._profit.guessed
+    check = recognizer._decoder.check
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return check(*arguments)
+
+    recognizer._decoder.check = slow  # type: ignore[method-assign]
+    for _ in range(3):
+        logits = started(recognizer, given)
+        speculation.begin([])
+        assert written(logits, speculation.advance) == expected
+        speculation.end()
+    assert speculation.counts.rested > TOKENS / 2
+    assert speculation.counts.drafted > 0
+
+
+def test_tokens_after_a_rest_are_guessed_again(tiny_models: TinyModels) -> None:
+    recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
+    given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
+    expected = written(started(recognizer, given), recognizer._advance)
+    speculation = guessing(recognizer, [expected])
+    speculation._profit.rest = TOKENS // 2
+    logits = started(recognizer, given)
     speculation.begin([])
-    assert written(logits, speculation.advance, count=count) == expected
-    assert speculation.counts.calls >= REST, "one a token"
-    assert speculation.counts.drafted > 0 and speculation._rest == 0, "and again afterwards"
+    assert written(logits, speculation.advance) == expected
+    counts = speculation.counts
+    assert counts.rested == TOKENS // 2 and counts.drafted > 0
+    assert counts.calls < TOKENS
 
 
 def test_a_text_that_was_left_does_not_disturb_the_next(tiny_models: TinyModels) -> None:
@@ -345,8 +375,7 @@ def test_nano_thinks_the_same_about_photographs_and_birds(
     pictures = [*birds(8), *(grocery_root / line.split(",")[0].strip() for line in lines)]
     plain, guessed = (Recognizer(nano_bundle(precision), threads=1, speculate=on) for on in (False, True))
     assert guessed._speculation is not None and guessed.speculated is not None
-    guessed._speculation._watch = lambda seconds: None  # type: ignore[method-assign]
-    guessed._speculation._pace.seconds = lambda rows: 1 + 0.03 * rows  # type: ignore[method-assign]
+    always(guessed._speculation, lambda rows: 1 + 0.03 * rows)
     for picture in pictures:
         assert guessed(picture, mode="reason").text == plain(picture, mode="reason").text, picture
     assert guessed.speculated.tokens > 1.2 * guessed.speculated.calls
