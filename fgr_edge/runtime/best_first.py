@@ -29,6 +29,7 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # nodes of a roun
 MIN_BATCH = 4  # fewer cost as much: a call reads all weights whatever it computes
 USUAL_BATCH = 32  # more at once only where more are known to be needed: what is looked at ahead may be for nothing
 BEST_FIRST_NODES = 1024  # visited at most
+WORTH_SEARCHING = 0.25  # of a trie that has more nodes than there is room: a model that needs more is unsure of all
 PRIOR = 0.05  # of the first tokens' probability: how much of it must be visited before what is seen outweighs a guess
 
 
@@ -86,13 +87,15 @@ def score_best(
     """Scores until the first `top_k` classes are certain and the rest has at most `tolerance` of the shares.
 
     Returns:
-        None when more nodes are needed than the calls have room for: score all instead.
+        None when more nodes are needed than the calls have room for, or than is worth it: score all instead.
     """
+    inner = len(trie.inner)
+    most = inner if inner <= calls.left else WORTH_SEARCHING * inner  # where all fit, nothing is visited twice
     search = _Search(trie, weighting, top_k, tolerance, threads)
     search.visit([0], [root_logits[None]])
     while not search.done():
         needed = search.needed()
-        if needed > calls.left:
+        if needed > calls.left or search.nodes - 1 + needed > most:
             return None
         batch = search.batch(min(calls.left, max(USUAL_BATCH, needed)))
         if not batch:

@@ -11,7 +11,7 @@ They come on top of the chunk: they get no logits, and one long name must not ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from fgr_edge.errors import EngineError
 from fgr_edge.runtime.decoder import NOT_FINITE
 from fgr_edge.runtime.threads import in_threads
 from fgr_edge.runtime.tree_calls import TreeCalls
-from fgr_edge.runtime.trie import Ints, LabelTrie
+from fgr_edge.runtime.trie import Ints, LabelTrie, Nodes
 
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -105,16 +105,16 @@ def score_all(trie: LabelTrie, root_logits: Logits, calls: TreeCalls, chunk: int
     return totals[trie.leaf_of]
 
 
-def _chunks(trie: LabelTrie, chunk: int) -> Iterator[tuple[list[int], int]]:
+def _chunks(trie: LabelTrie, chunk: int) -> Iterator[tuple[Ints, int]]:
     """Inner nodes in runs of about equal length, after the ancestors of the first that were in an earlier run."""
     inner = trie.inner
     runs = -(-len(inner) // chunk)
-    for run in np.array_split(inner, runs) if runs else ():
+    for run in np.array_split(inner, runs) if runs > 1 else [inner][:runs]:
         ancestors = trie.path(int(run[0]))[:-1]
-        yield [*ancestors, *run.tolist()], len(ancestors)
+        yield (np.array([*ancestors, *run]) if ancestors else run), len(ancestors)
 
 
-def _set_edges(trie: LabelTrie, edges: Floats, nodes: Sequence[int], logits: Iterable[Logits], threads: int) -> None:
+def _set_edges(trie: LabelTrie, edges: Floats, nodes: Nodes, logits: Iterable[Logits], threads: int) -> None:
     children, owner = trie.children_of_all(nodes)
     edges[children] = edge_log_probs(trie, children, owner, logits, threads)
 

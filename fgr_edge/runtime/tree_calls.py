@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fgr_edge.runtime.decoder import Decoder
 from fgr_edge.runtime.step_inputs import HIDDEN
-from fgr_edge.runtime.trie import Ints, LabelTrie
+from fgr_edge.runtime.trie import Ints, LabelTrie, Nodes
 
 Floats = npt.NDArray[np.float32]
 Embed = Callable[[Ints], Floats]
@@ -60,7 +60,7 @@ class TreeCalls:
         """Nodes that still fit."""
         return len(self._nodes) - self._used
 
-    def logits(self, nodes: Sequence[int], wanted: Sequence[int] | None = None) -> Iterator[Floats]:
+    def logits(self, nodes: Nodes, wanted: Sequence[int] | None = None) -> Iterator[Floats]:
         """Logits of the `wanted` of `nodes` (positions in it; all by default), in their order.
 
         They come in parts [P, V], some rows after the others, each overwritten by the next: all of them at once can be

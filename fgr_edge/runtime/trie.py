@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fgr_edge.errors import LabelError
 
 Ints = npt.NDArray[np.int64]
+Nodes = Sequence[int] | Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class LabelTrie:
         """Children of a node, in the order of their tokens."""
         return self.children[self.first_child[node] : self.first_child[node + 1]]
 
-    def children_of_all(self, nodes: Sequence[int]) -> tuple[Ints, Ints]:
+    def children_of_all(self, nodes: Nodes) -> tuple[Ints, Ints]:
         """Children [E] of several nodes, one node's after another's, and for each the position [E] of its parent."""
         index = np.asarray(nodes, np.int64)
         first = self.first_child[index]
