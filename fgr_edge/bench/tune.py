@@ -4,7 +4,7 @@ In: a bundle. Out: a `Tuning`, to be written by `runtime.tuning.write_tuning`. N
 
 One setting after another is tried against the best so far, alternatives in turns within each round, each in sessions
 of its own. What counts is the time of one answer: a picture of 640 x 480 (fewer pixels, where the model takes fewer),
-its prompt, and 32 tokens, in the fastest of the rounds: what else the machine does only adds. A busy machine's noise
+its prompt, and 32 tokens, each part in its fastest round: what else the machine does only adds. A busy machine's noise
 must not decide (what else the machine did meanwhile is in `Tuning.noise`):
 1. threads, spinning and pages stay at the defaults unless another value is faster by 2 %;
 2. the arena is given up where that costs less than 2 %: without it, vision's activations are not kept in memory while
@@ -129,7 +129,7 @@ class _Comparisons:
         self._compared = self._done = 0
 
     def compare(self, candidates: Sequence[SessionSettings]) -> list[float]:
-        """answer_ms of each, in its fastest round."""
+        """answer_ms of each."""
         self._compared += 1
         found: list[list[AnswerTimes]] = [[] for _ in candidates]
         left = list(range(len(candidates)))
@@ -154,8 +154,13 @@ class _Comparisons:
         return now + round_s - self._started > BUDGET_S * self._compared / _COMPARISONS
 
 
+def _fastest(found: Sequence[AnswerTimes]) -> AnswerTimes:
+    """Each part in its own fastest round: what disturbs one seldom disturbs all."""
+    return AnswerTimes(*(min(getattr(one, part) for one in found) for part in AnswerTimes.__slots__))
+
+
 def _answer_ms(found: Sequence[AnswerTimes]) -> float:
-    return min(one.answer_ms for one in found)
+    return _fastest(found).answer_ms
 
 
 def _faster(
@@ -175,7 +180,7 @@ def _thread_counts(cores: int) -> list[int]:
 
 
 def _row(settings: SessionSettings, found: Sequence[AnswerTimes]) -> dict[str, Any]:
-    fastest = min(found, key=lambda one: one.answer_ms)
+    fastest = _fastest(found)
     times = {**asdict(fastest), "answer_ms": fastest.answer_ms}
     return {**asdict(settings), **{name: round(ms, 3) for name, ms in times.items()}, "rounds": len(found)}
 
