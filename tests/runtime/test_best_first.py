@@ -163,6 +163,14 @@ def test_where_the_room_runs_out_there_is_no_answer() -> None:
     assert best_of(trie, table, plain(trie), room=len(trie.inner)) is not None
 
 
+def test_a_trie_that_does_not_fit_is_given_up_before_the_room_is_full() -> None:
+    rng = np.random.default_rng(7)
+    trie = random_trie(rng, 400)
+    calls = MadeUpCalls(trie, table := random_table(rng, trie, 0.0), room=len(trie.inner) - 1)
+    assert score_best(trie, table[0], calls, plain(trie), top_k=1, tolerance=0.01) is None  # type: ignore[arg-type]
+    assert sum(calls.calls) <= len(trie.inner) / 4
+
+
 def test_the_order_of_the_labels_changes_no_bit() -> None:
     for seed in range(10):
         rng = np.random.default_rng(seed)
