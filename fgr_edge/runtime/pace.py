@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from statistics import median
 
 ROWS = (2, 4, 6, 8, 12, 16, 24, 32)
 """Tokens of a call: few shapes, so that calls stay bound. Even: engines compute rows in pairs, and a row without one by
@@ -129,7 +128,7 @@ class Profit:
     def __init__(self) -> None:
         self.rest = 0
         self._plainly: deque[float] = deque(maxlen=_MEASURED)  # seconds of the last tokens without guesses
-        self._token = 0.0  # their median
+        self._token = 0.0  # what most of them took at least: what gains less than their spread is no gain
         self._balance = _FIRST_CREDIT
         self._next_rest = _SHORTEST_REST
         self._fresh = self._unmeasured = 0  # tokens measured in this rest, written since
@@ -167,7 +166,7 @@ class Profit:
         if len(self._plainly) < _FEWEST:
             return
         if not self._token:
-            self._token = median(self._plainly)
+            self._token = sorted(self._plainly)[len(self._plainly) // 4]
         gain = tokens - min(seconds / self._token, tokens + again + _LARGEST_LOSS)
         self._balance = min(self._balance + gain, _MOST_CREDIT)
         if self._balance >= _MOST_CREDIT:
@@ -184,12 +183,12 @@ class Profit:
             self.rest, self._next_rest = 0, _SHORTEST_REST
 
 
-_FIRST_CREDIT, _NEXT_CREDIT, _MOST_CREDIT = 12.0, 6.0, 96.0  # tokens
+_FIRST_CREDIT, _NEXT_CREDIT, _MOST_CREDIT = 12.0, 4.0, 96.0  # tokens
 _SHORTEST_REST, _LONGEST_REST = 64, 4096  # tokens
 _LARGEST_LOSS = 4.0  # tokens, of one call: what else the machine did is not the guesses' cost
 _MEASURED, _FEWEST = 24, 12  # tokens written plainly that are remembered, that tell something
-_TEXT_WEIGHT, _MORE = 0.3, 0.08  # of a text in the mean; growth of it
-_SHORTEST_UNMEASURED, _LONGEST_UNMEASURED = 64, 4096  # tokens: the first measurement is of a process just begun
+_TEXT_WEIGHT, _MORE = 0.3, 0.15  # of a text in the mean; growth of it
+_SHORTEST_UNMEASURED, _LONGEST_UNMEASURED = 24, 4096  # tokens: the first measurement is of a process just begun
 
 
 def padded(rows: int) -> int:

@@ -42,7 +42,7 @@ PROBED = 16  # tokens
 COMPARED = 4  # of them, the last: their logits are kept
 RIVALS = 16  # of the likeliest token, whose leads are compared
 SAFETY = 2.0  # times the largest difference of a lead that was seen
-MOST_WAIT = 4  # tokens
+MOST_WAIT = 8  # tokens
 RECKONED = 32  # calls after which what a guess is worth is reckoned again
 
 
@@ -196,7 +196,7 @@ class Speculation:
         if turn is None or not turn.warm:
             return
         seconds, written, again = now - turn.seconds, tokens - turn.tokens, self.counts.again - turn.again
-        if not turn.guessing:
+        if not turn.guessing and not again:
             if written == 1 and not self._since:  # what is in doubt takes longer
                 self._profit.plain(seconds)
             return
