@@ -18,7 +18,8 @@ rows        a decoder call of several tokens, beside one of one token, on bundle
             every row read. Tokens a step over this is what speculation can gain.
 
     python benchmarks/speculation.py [--texts FILE --tokenizer FILE] [--rows DIR ...] [--bundle DIR ...]
-                                     [--photographs LIST --training LIST] [--phrases 1000]
+                                     [--no-drawings] [--photographs LIST --training LIST]
+                                     [--phrases 1000]
                                      [--rounds 4] [--pictures 60] [--threads 2] [--json FILE]
 """
 
@@ -359,6 +360,7 @@ def main() -> None:
     parser.add_argument("--earlier", type=int, default=304)
     parser.add_argument("--measured", type=int, default=100)
     parser.add_argument("--bundle", type=Path, nargs="*", default=[])
+    parser.add_argument("--drawings", action=argparse.BooleanOptionalAction, default=True, help="ask about drawn birds")
     parser.add_argument("--photographs", type=Path, help="labelled list (see fgr_edge.data.labelled)")
     parser.add_argument("--training", type=Path, help="another, which the model was trained on")
     parser.add_argument("--phrases", type=int, default=1000, help="thoughts that are stored, at most")
@@ -372,10 +374,10 @@ def main() -> None:
     if given.texts is not None:
         texts = texts_of(given.texts, given.tokenizer, given.earlier, given.measured)
     sets: dict[str, Pictures] = {}
-    if given.bundle:
+    if given.bundle and given.drawings:
         sets["aviary"] = drawings(4 * given.pictures, given.phrases)
-        if given.photographs is not None:
-            sets["photographs"] = photographs(given.photographs, given.training, given.phrases)
+    if given.bundle and given.photographs is not None:
+        sets["photographs"] = photographs(given.photographs, given.training, given.phrases)
     document = {
         "benchmark": "speculation",
         "machine": describe_machine(),
