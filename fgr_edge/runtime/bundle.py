@@ -288,9 +288,21 @@ class EmbeddingTable:
                 f"token id {lowest if lowest < 0 else highest} is outside the embedding table of {self.rows} rows; "
                 "expected ids of this bundle's own tokenizer.json"
             )
+        if len(ids) > 1:
+            self._fetch(ids)
         for start in range(0, len(ids), FORGET_ROWS):
             self._read(ids[start : start + FORGET_ROWS], out[start : start + FORGET_ROWS])
         return out
+
+    def _fetch(self, ids: npt.NDArray[np.int64]) -> None:
+        """Ask for all rows at once: what the system took out of memory meanwhile is read from disk side by side, 300
+        rows in 2 ms instead of 40 to 150 one after another."""
+        if self._mapping is None:
+            return
+        row_bytes = self._table.strides[0]  # the mapping begins where the table does
+        for row in ids.tolist():
+            start = row * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapping.madvise(mmap.MADV_WILLNEED, start, (row + 1) * row_bytes - start)
 
     def _read(self, ids: npt.NDArray[np.int64], out: npt.NDArray[np.float32]) -> None:
         rows = self._table[ids] if len(ids) > 1 else self._table[int(ids[0])][None]
