@@ -3,9 +3,12 @@
 In: a bundle, or a checkpoint to make it from (int4 in blocks of 128 but for vision, int8; rounded to nearest). Out: a
 table, then one line of JSON. Each part is a process of its own.
 
-decode    tokens per second after the first, greedy, `--new-tokens` of them in each round, the read bandwidth measured
-          before and after in the same process. The share is of the mean of the two: bytes of the decoder's weights and
-          of the cache so far, times tokens per second.
+decode    tokens per second after the first, greedy, in slices of 8 tokens, the read bandwidth measured before and after
+          each in the same process, by the same number of threads, on huge pages where the system has them. The share is
+          of the mean of the two: bytes of the decoder's weights and of the cache so far, times tokens per second. A
+          virtual machine may have one core's bandwidth now and two cores' then: slices on either side of the middle
+          between the lowest and the highest bandwidth are reported apart, too. Once as by default, once with weights on
+          huge pages, which `fgr-edge tune` may choose and which takes some seconds when a graph is opened.
 start     a fresh process, the bundle's files out of the page cache (*cold*) or in it (*warm*): until the graphs are
           open, until the first token, and what came from the disk by then, as a multiple of the files that are read
           whole. Resident memory after each step, mapped files and the process's own apart; its high-water mark.
@@ -25,6 +28,8 @@ import re
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +42,11 @@ from benchmarks.report import cell, percentiles, publish, ratio, table
 from fgr_edge.bench.bandwidth import ReadBandwidth
 from fgr_edge.bench.traffic import Traffic
 from fgr_edge.runtime.bundle import EMBEDDING, Bundle
+from fgr_edge.runtime.sessions.huge_pages import collapse_large_areas
 
-BANDWIDTH_S = 0.4
-SETTLE_S = 0.1
+BANDWIDTH_S = 0.1
+SETTLE_S = 0.02
+SLICE_TOKENS = 8
 LIMIT = 1.15
 
 
@@ -54,12 +61,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--picture", type=Path, help="one of 640 x 480 is drawn without it")
     parser.add_argument("--json", type=Path, help="also write the document to this file")
-    parser.add_argument("--part", choices=("decode", "start"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("decode", "decode-huge", "start"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     picture = options.picture or write_picture(Path("out/picture-640x480.jpg"))
     if options.part is not None:
-        part = decode if options.part == "decode" else start
-        print(json.dumps(part(options.bundle, picture, options.threads, options.new_tokens, options.rounds)))
+        if options.part == "start":
+            print(json.dumps(start(options.bundle, picture, options.threads, options.new_tokens)))
+            return
+        slices = options.rounds * max(1, options.new_tokens // SLICE_TOKENS)
+        huge_pages = options.part == "decode-huge"
+        print(json.dumps(decode(options.bundle, picture, options.threads, slices, huge_pages=huge_pages)))
         return
     if not (options.bundle / "manifest.json").exists():
         if options.checkpoint is None:
@@ -67,6 +78,7 @@ def main() -> None:
         export(options.checkpoint, options.bundle)
     machine = describe_machine()
     decoded = child("decode", options.bundle, picture, options)
+    on_huge_pages = child("decode-huge", options.bundle, picture, options)
     starts: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
     for _ in range(options.starts):
         for kind, runs in starts.items():
@@ -81,6 +93,7 @@ def main() -> None:
         "rounds": options.rounds,
         "bytes": sizes(Bundle.open(options.bundle), starts["warm"][0]["cache_slots"]),
         "decode": decoded,
+        "decode_huge_pages": on_huge_pages,
         "starts": starts,
         "machine": machine,
     }
@@ -105,27 +118,48 @@ def child(part: str, bundle: Path, picture: Path, options: argparse.Namespace) -
     return document
 
 
-def decode(bundle: Path, picture: Path, threads: int, new_tokens: int, rounds: int) -> dict[str, Any]:
-    """Rounds of decoding between measurements of the bandwidth; the first is thrown away."""
+def decode(bundle: Path, picture: Path, threads: int, slices: int, *, huge_pages: bool) -> dict[str, Any]:
+    """Slices of decoding between measurements of the bandwidth; the first is thrown away."""
     from benchmarks.peers.fgr_edge import FgrEdge
 
-    peer, bandwidth = FgrEdge(bundle, "", threads, new_tokens), ReadBandwidth(threads)
-    firsts = [peer.first_token(picture) for _ in range(2)]
-    prompt = len(firsts[0].prompt_ids)
-    traffic = Traffic.of(Bundle.open(bundle), screened=True)
-    per_token = traffic.bytes_per_token(prompt + new_tokens / 2)
-    rates, tpot, shares = [bandwidth.gbps(BANDWIDTH_S)], [], []
-    for number in range(rounds + 1):
+    peer = FgrEdge(bundle, "", threads, SLICE_TOKENS + 1)
+    began = time.perf_counter()
+    moved = collapse_large_areas() if huge_pages else 0
+    moving_s = time.perf_counter() - began
+    bandwidth = ReadBandwidth(threads)
+    first = [peer.first_token(picture) for _ in range(2)][-1]
+    prompt = len(first.prompt_ids)
+    per_token = Traffic.of(Bundle.open(bundle), screened=True).bytes_per_token(prompt + SLICE_TOKENS / 2)
+    rates, tpot = [bandwidth.gbps(BANDWIDTH_S)], []
+    for _ in range(slices + 1):
         time.sleep(SETTLE_S)
-        ms = peer.decode(new_tokens).ms_per_token
+        tpot.append(peer.decode(SLICE_TOKENS + 1).ms_per_token)
         time.sleep(SETTLE_S)
         rates.append(bandwidth.gbps(BANDWIDTH_S))
-        if number:
-            tpot.append(ms)
-            shares.append(per_token / ms / 1e6 / statistics.mean(rates[-2:]))
+    pairs = list(pairwise(rates))[1:]  # without the first slice, as below
+    middle = (min(rates) + max(rates)) / 2
+    low = [index for index, pair in enumerate(pairs) if max(pair) < middle]
+    high = [index for index, pair in enumerate(pairs) if min(pair) >= middle]
     return {
         "prompt_tokens": prompt,
         "bytes_per_token": round(per_token),
+        **shares(per_token, tpot[1:], pairs),
+        "low_bandwidth": shares(per_token, [tpot[1:][i] for i in low], [pairs[i] for i in low]),
+        "high_bandwidth": shares(per_token, [tpot[1:][i] for i in high], [pairs[i] for i in high]),
+        "huge_pages_bytes": moved,
+        "huge_pages_s": round(moving_s, 2),
+        "ttft_ms": round(first.ms, 1),
+        "stages_ms": {name: round(ms, 1) for name, ms in first.stages_ms.items()},
+    }
+
+
+def shares(per_token: float, tpot: Sequence[float], pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Of slices: milliseconds of a token, GB/s before and after."""
+    if not tpot:
+        return {"tokens_per_s": None, "tpot_ms": percentiles([]), "read_bandwidth_gbps": None, "roofline_share": None}
+    rates = [rate for pair in pairs for rate in pair]
+    found = [per_token / ms / 1e6 / statistics.mean(pair) for ms, pair in zip(tpot, pairs, strict=True)]
+    return {
         "tokens_per_s": ratio(1000, statistics.median(tpot)),
         "tpot_ms": percentiles(tpot),
         "read_bandwidth_gbps": {
@@ -133,14 +167,12 @@ def decode(bundle: Path, picture: Path, threads: int, new_tokens: int, rounds: i
             "min": round(min(rates), 2),
             "max": round(max(rates), 2),
         },
-        "roofline_share": percentiles(shares),
-        "roofline_share_best": round(max(shares), 4),
-        "ttft_ms": round(firsts[1].ms, 1),
-        "stages_ms": {name: round(ms, 1) for name, ms in firsts[1].stages_ms.items()},
+        "roofline_share": percentiles(found),
+        "roofline_share_best": round(max(found), 4),
     }
 
 
-def start(bundle: Path, picture: Path, threads: int, new_tokens: int, rounds: int) -> dict[str, Any]:
+def start(bundle: Path, picture: Path, threads: int, new_tokens: int) -> dict[str, Any]:
     """One answer from a fresh process, its memory and its reads after each step."""
     began = time.perf_counter()
     from benchmarks.peers.fgr_edge import FgrEdge
@@ -216,17 +248,26 @@ def judged(size: dict[str, int], starts: dict[str, list[dict[str, Any]]]) -> dic
     }
 
 
+def show_decoding(document: dict[str, Any]) -> None:
+    """A row for all slices, those at low and those at high bandwidth, on small and on huge pages."""
+    rows = []
+    for name in ("decode", "decode_huge_pages"):
+        for part in ("", "low_bandwidth", "high_bandwidth"):
+            found = document[name][part] if part else document[name]
+            if found["tokens_per_s"] is None:
+                continue
+            rate, share = found["read_bandwidth_gbps"], found["roofline_share"]
+            gbps = f"{rate['p50']} ({rate['min']} to {rate['max']})"
+            row = (name, part, gbps, cell(found["tokens_per_s"], 2), cell(100 * share["p50"], 0), str(share["n"]))
+            rows.append(row)
+    print(table(("pages", "slices", "GB/s", "tokens/s", "% of the roofline", "n"), rows), end="\n\n")
+
+
 def show(document: dict[str, Any]) -> None:
     """Roofline first."""
-    found, memory, machine = document["decode"], document["memory"], document["machine"]
-    rate = found["read_bandwidth_gbps"]
-    print(f"read bandwidth {rate['p50']} GB/s ({rate['min']} to {rate['max']}), {document['threads']} threads")
+    memory, machine = document["memory"], document["machine"]
     print(f"{machine['cpu']}, load {machine['load_average_1m']}, noise {machine['noise_percent']} %")
-    share = found["roofline_share"]["p50"]
-    print(
-        f"decode {cell(found['tokens_per_s'], 2)} tokens/s, {found['bytes_per_token'] / 1e9:.3f} GB a token: "
-        f"{cell(100 * share, 0)} % of the roofline\n"
-    )
+    show_decoding(document)
     rows = []
     for kind, runs in document["starts"].items():
         for step, values in runs[0]["steps"].items():

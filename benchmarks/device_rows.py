@@ -99,14 +99,36 @@ def decode_3b_rows(document: Object | None) -> Rows:
     """One row a figure."""
     if document is None:
         return []
-    decode, start = document["decode"], document["starts"]["cold"][0]
-    share, best = 100 * decode["roofline_share"]["p50"], 100 * decode["roofline_share_best"]
+    decode, huge, start = document["decode"], document["decode_huge_pages"], document["starts"]["cold"][0]
     opened = (cell(document["starts"][kind][0]["steps"]["opened"]["ms"] / 1e3) for kind in ("cold", "warm"))
     return [
-        ["decode, tokens/s", cell(decode["tokens_per_s"])],
-        ["of the read bandwidth, median (best round)", f"{share:.0f} % ({best:.0f} %)"],
+        ["decode, tokens/s (weights on huge pages)", _both(decode, huge, "tokens_per_s", 1.0, 1)],
+        ["read bandwidth meanwhile, GB/s", _bandwidths(decode, huge)],
+        ["of the read bandwidth", _both(decode, huge, "roofline_share", 100.0, 0, " %")],
+        *_fast_rows(decode),
         ["first token, s", cell(decode["ttft_ms"] / 1e3)],
         ["peak resident memory, GB", cell(start["peak_bytes"] / 1e9, 2)],
         ["open, files not in memory / in memory, s", " / ".join(opened)],
         ["read from disk up to the first token, GB", cell(start["steps"]["first token"]["disk_bytes"] / 1e9, 2)],
     ]
+
+
+def _both(decode: Object, huge: Object, name: str, factor: float, digits: int, unit: str = "") -> str:
+    plain, moved = (one[name]["p50"] if isinstance(one[name], Mapping) else one[name] for one in (decode, huge))
+    return f"{cell(factor * plain, digits)}{unit} ({cell(factor * moved, digits)}{unit})"
+
+
+def _bandwidths(decode: Object, huge: Object) -> str:
+    return " ".join(
+        text.format(cell(one["read_bandwidth_gbps"]["p50"])) for text, one in (("{}", decode), ("({})", huge))
+    )
+
+
+def _fast_rows(decode: Object) -> Rows:
+    """Where the machine had more bandwidth for a while."""
+    fast = decode["high_bandwidth"]
+    if fast["tokens_per_s"] is None:
+        return []
+    share, rate = fast["roofline_share"], fast["read_bandwidth_gbps"]["p50"]
+    tokens = cell(fast["tokens_per_s"])
+    return [[f"in the {share['n']} slices at {cell(rate)} GB/s", f"{tokens} tokens/s, {cell(100 * share['p50'], 0)} %"]]
