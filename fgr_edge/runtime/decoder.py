@@ -32,7 +32,7 @@ NOT_FINITE = (
     "the decoder's logits are not finite numbers; the bundle's weights or the engine are broken: export the bundle "
     "again, or try fp32"
 )
-CHUNK_TOKENS = 512  # of a prompt, read at once
+CHUNK_TOKENS = 256  # of a prompt, read at once; see benchmarks/prefill_chunks.py
 NO_FEATURES = np.zeros((1, 1), np.float32)  # of DeepStack, where there is no picture
 KEPT_CALLS = 48  # bound calls, one for each number of tokens in, logit rows out and slots masked
 
