@@ -4,8 +4,9 @@ In: tokens that a sampler chose, one at a time. Out: logits after them, as `Deco
 A guess is never put in place of a choice: the sampler sees the logits of every token and chooses as without guesses,
 greedy, penalized or drawn; a choice that was guessed has its logits already. Knows tokens and the decoder; no text.
 
-What a call of several rows gives differs from calls of one row in the last bits (of nano's logits: 1e-5 in fp32; mostly
-that in int8, too, but up to 0.07 where a last bit rounds an input to the next step). So that greedy tokens are the same:
+What a call of several rows gives differs from calls of one row in the last bits (of nano's logits: 1e-5 in fp32; in
+int8 mostly that, too, but up to 0.07 where a last bit rounds an input to the next step). So that greedy tokens are
+the same:
 
 1. By how much the lead of the likeliest token differs is measured, on the first `PROBED` tokens of the first text and
    whenever tokens are run again; it is taken to be a share of the largest logit at least.
