@@ -35,11 +35,11 @@ class PlacedRows:
         return len(self.text)
 
     def __getitem__(self, part: slice) -> PlacedRows:
-        """Rows `part.start` to `part.stop`."""
-        start = min(max(self.place.start, part.start), part.stop)
-        stop = min(max(self.place.stop, part.start), part.stop)
-        place = slice(start - part.start, stop - part.start)
-        return PlacedRows(self.text[part], self.kept, place, self.first + max(0, part.start - self.place.start))
+        """Some rows, one after another."""
+        first, last, _ = part.indices(len(self))
+        start, stop = (min(max(row, first), last) for row in (self.place.start, self.place.stop))
+        place = slice(start - first, stop - first)
+        return PlacedRows(self.text[part], self.kept, place, self.first + max(0, first - self.place.start))
 
     def on_host(self) -> Floats:
         """All rows as one array; waits for those that an engine keeps."""

@@ -12,6 +12,7 @@ import pytest
 
 from fgr_edge.calibrate.schemes.blocks import blocks_per_row
 from fgr_edge.calibrate.schemes.int8 import BLOCK_SIZE, ZERO_POINT, quantize
+from fgr_edge.calibrate.schemes.scheme import BlockWeights
 from fgr_edge.runtime.decoder import Decoder
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SHAPES = ["qwen2.5", "qwen2.5-wide", "qwen2.5-untied", "qwen3", "qwen3-untied"]
 GRID = (10, 6)
+SCHEME = BlockWeights("int8", 8, BLOCK_SIZE)
 
 
 def weight(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -92,6 +94,8 @@ def test_the_weight_given_is_left_as_it_is() -> None:
 def rounded(model: Any) -> Any:
     """A copy of the model with every linear layer's weight rounded as export rounds it, the head by itself."""
     torch = pytest.importorskip("torch")
+    from fgr_edge.export.dialects.products import narrowed
+
     model = copy.deepcopy(model)
     if model.config.tie_word_embeddings:  # the embedding table keeps its precision
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
@@ -99,7 +103,8 @@ def rounded(model: Any) -> Any:
         for layer in model.modules():
             if isinstance(layer, torch.nn.Linear | torch.nn.Conv3d):
                 w = layer.weight.numpy().reshape(layer.weight.shape[0], -1)
-                restored = quantize(w).dequantize()
+                block_size = narrowed(SCHEME, w.shape[1]).block_size
+                restored = quantize(w, block_size).dequantize()
                 layer.weight.copy_(torch.from_numpy(restored).reshape(layer.weight.shape))
     return model
 
