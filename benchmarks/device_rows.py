@@ -58,7 +58,8 @@ def rtx_3b_rows(document: Object | None) -> Rows:
         built = "ended, too little memory" if engines is None else gb(sum(engines.values()))
         profiles = "one profile" if row["profiles"] == "one" else "two profiles"
         sizes = (gb(row[name]) for name in ("peak_bytes", "own_bytes", "predicted_bytes"))
-        rows.append([f"{row['precision']}, {profiles}", gb(sum(row["weight_bytes"].values())), built, *sizes])
+        note = f" ({row['note']})" if row.get("note") else ""
+        rows.append([f"{row['precision']}, {profiles}{note}", gb(sum(row["weight_bytes"].values())), built, *sizes])
     return rows
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.machine import describe_machine
 from benchmarks.memory_plan import ROOMY, facts_of
 from benchmarks.random_checkpoint import QWEN_3B
-from benchmarks.report import gibibytes, publish, table
+from benchmarks.report import cell, gibibytes, publish, table
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.memory_plan import plan_memory
 
@@ -103,6 +103,7 @@ def build(bundle: Path, precision: str, profiles: str) -> dict[str, Any]:
         "precision": precision,
         "profiles": profiles,
         "finished": found.finished,
+        "note": None,
         "weight_bytes": {name: files[f"{name}.onnx.data"]["size"] for name in ("vision", "decoder", "head")},
         "engine_bytes": None,
         "peak_bytes": found.peak_bytes,
@@ -130,10 +131,10 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     cells = [
         (
             f"{row['precision']}, {row['profiles']}",
-            *(gibibytes(row[name]) for name in ("peak_bytes", "own_bytes")),
+            *("-" if row[name] is None else gibibytes(row[name]) for name in ("peak_bytes", "own_bytes")),
             gibibytes(sum(row["weight_bytes"].values())),
             "ended" if row["engine_bytes"] is None else gibibytes(sum(row["engine_bytes"].values())),
-            f"{row['wall_s']:.0f} s",
+            cell(row["wall_s"], 0, " s"),
         )
         for row in rows
     ]
@@ -155,13 +156,12 @@ def main() -> None:
         bundle = bundle_of(given.checkpoint, precision, given.folder)
         for profiles in given.profiles or PROFILES:
             rows[precision, profiles] = build(bundle, precision, profiles)
-            show([rows[precision, profiles]])
+            found = [rows[key] for key in sorted(rows, key=lambda key: (PRECISIONS.index(key[0]), key[1]))]
+            for row in found:  # of those measured earlier, too: the plan may be another
+                row["predicted_bytes"] = predicted(row)
+            show(found)
+            publish({"benchmark": "rtx_3b", "gpu": GPU, "rows": found, "machine": describe_machine()}, given.json)
         shutil.rmtree(bundle)
-    found = [rows[key] for key in sorted(rows, key=lambda key: (PRECISIONS.index(key[0]), PROFILES.index(key[1])))]
-    for row in found:  # of those measured earlier, too: the plan may be another
-        row["predicted_bytes"] = predicted(row)
-    show(found)
-    publish({"benchmark": "rtx_3b", "gpu": GPU, "rows": found, "machine": describe_machine()}, given.json)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ built, whether that fits, and what each change would make of it. Opens no graph.
 
 Formulas (P patches, S tokens prefilled at once, T cache slots; C, H widths of vision and decoder, I its feed-forward):
     KV cache            2 * layers * kv_heads * head_dim * T numbers
-    vision, ONNX R.     54 * C * P numbers: 34 live in the first picture, whose arena stays, 21 in the block that the
-                        allocator lays out for the second (measured on two towers, linear in P; attention decides)
+    vision, ONNX R.     28 * C * P numbers (54 before memory was given back between pictures): fitted to two towers,
+                        linear in P; attention decides
     picture             3 * patch_inputs * P numbers of 4 bytes, on the host: resized, cut into patches, kept
     prefill, ONNX R.    2 * (3 * I + 4 * H) * S numbers, likewise: the three rows of SwiGLU and four of the residual
     opening, ONNX R.    weights as they become the engine's, and the largest matrix once more (it is repacked)
@@ -33,7 +33,7 @@ Place = Literal["host", "device"]
 PROCESS_BYTES = 63 * MIB  # Python, numpy, Pillow, tokenizers, onnxruntime; a third of it is libraries' code
 SESSION_BYTES = 8 * MIB  # each graph that ONNX Runtime opens, without its weights
 TOKENIZER_FACTOR = 13.3  # resident bytes of a byte of tokenizer.json: 76 MiB for the Qwen vocabulary
-VISION_ROWS = 54  # of C numbers for a patch
+VISION_ROWS = 28  # of C numbers for a patch
 VISION_LIVE_ROWS = 21
 PICTURE_COPIES = 3
 CUDA_CONTEXT_BYTES = 350 * MIB
