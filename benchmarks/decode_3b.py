@@ -189,7 +189,7 @@ def start(bundle: Path, picture: Path, threads: int, new_tokens: int) -> dict[st
     note("first token")
     peer.decode(new_tokens)
     note("decoded")
-    return {"steps": steps, "peak_bytes": high_water_bytes(), "cache_slots": peer._recognizer._decoder.capacity}
+    return {"steps": steps, "peak_bytes": high_water_bytes(), "cache_slots": peer._recognizer.model.decoder.capacity}
 
 
 def resident() -> dict[str, int]:

@@ -260,10 +260,10 @@ def vision_ms(bundle: Path, device: Any, rounds: int) -> Any:
     recognizer = Recognizer(bundle, device=device)
     times = []
     with TemporaryDirectory() as folder:
-        pictures = [recognizer._patches(picture) for picture in open_pictures(None, Path(folder))]
+        pictures = [recognizer.model.patches(picture) for picture in open_pictures(None, Path(folder))]
         for number in range(rounds + 2):
             started = time.perf_counter()
-            recognizer._vision.encode(pictures[number % len(pictures)]).tokens.mean()
+            recognizer.model.vision.encode(pictures[number % len(pictures)]).tokens.mean()
             times.append((time.perf_counter() - started) * 1e3)
     return spread(times[2:])
 

@@ -68,13 +68,13 @@ def open_case(recognizer: Recognizer, title: str, labels: LabelSet, most_full: i
     """A case whose cache has room for everything that is timed."""
     scorer = recognizer._scorer_of(labels, None)
     case = Case(title, recognizer, scorer, len(labels) <= most_full, Confidence.uncalibrated(len(labels)))
-    recognizer._decoder.reserve(1, MOST_PREFILLED + 512)
+    recognizer.model.decoder.reserve(1, MOST_PREFILLED + 512)
     return case
 
 
 def read(case: Case, picture: Path) -> Any:
     """Picture and question into the cache, as recognition does it."""
-    return case.recognizer._read(picture, Request(), case.scorer)
+    return case.recognizer._reader.read(picture, Request(), case.scorer)
 
 
 def ways(case: Case, passes: bool, scores: list[Any]) -> dict[str, Callable[[Any], float]]:
@@ -93,20 +93,20 @@ def ways(case: Case, passes: bool, scores: list[Any]) -> dict[str, Callable[[Any
 
 def _best(case: Case, context: Any, scores: list[Any]) -> float:
     start = time.perf_counter()
-    scores.append(case.scorer.best(DIRECT, context.logits, case.recognizer._extend, case.confidence))
+    scores.append(case.scorer.best(DIRECT, context.logits, case.recognizer.model.extend, case.confidence))
     return (time.perf_counter() - start) * 1e3
 
 
 def _full(case: Case, context: Any) -> float:
     start = time.perf_counter()
-    case.scorer.all(DIRECT, context.logits, case.recognizer._extend)
+    case.scorer.all(DIRECT, context.logits, case.recognizer.model.extend)
     return (time.perf_counter() - start) * 1e3
 
 
 def _prefill(case: Case, name: str, _: Any) -> float:
     """The trie's tokens, each after the one before; all rows in as many calls and parts as full scoring makes."""
-    decoder, tokens = case.recognizer._decoder, case.trie.tokens[case.trie.inner]
-    embeds = case.recognizer._embedding.gather(tokens)
+    decoder, tokens = case.recognizer.model.decoder, case.trie.tokens[case.trie.inner]
+    embeds = case.recognizer.model.embedding.gather(tokens)
     if name != "prefill after the prompt":
         decoder.rewind(0)
     start = time.perf_counter()
@@ -121,7 +121,7 @@ def _prefill(case: Case, name: str, _: Any) -> float:
 
 
 def _pass_per_label(case: Case, context: Any, *, whole: bool) -> float:
-    trie, decoder = case.trie, case.recognizer._decoder
+    trie, decoder = case.trie, case.recognizer.model.decoder
     forms = np.linspace(0, len(trie.leaf_of) - 1, min(SAMPLED, len(trie.leaf_of))).astype(int)
     prompt = context.prompt.ids
     start = time.perf_counter()
@@ -130,7 +130,7 @@ def _pass_per_label(case: Case, context: Any, *, whole: bool) -> float:
         decoder.rewind(0 if whole else len(prompt))
         ids = np.concatenate([prompt, tokens]) if whole else tokens
         if len(ids):
-            decoder.forward(case.recognizer._embedding.gather(ids), np.arange(len(ids) - len(tokens), len(ids)))
+            decoder.forward(case.recognizer.model.embedding.gather(ids), np.arange(len(ids) - len(tokens), len(ids)))
     return (time.perf_counter() - start) * 1e3 * len(trie.leaf_of) / len(forms)
 
 

@@ -34,9 +34,9 @@ def read_once(bundle: Path, prompt: int, chunk: int | None, repeats: int, thread
     from fgr_edge import Recognizer
 
     recognizer = Recognizer(bundle, threads=threads)
-    decoder = recognizer._decoder
+    decoder = recognizer.model.decoder
     ids = np.random.default_rng(0).integers(0, decoder.spec.vocab, prompt)
-    embeds, positions = recognizer._embedding.gather(ids), np.tile(np.arange(prompt), (3, 1))
+    embeds, positions = recognizer.model.embedding.gather(ids), np.tile(np.arange(prompt), (3, 1))
     decoder.prefill(embeds[:2], positions[:, :2], max_new_tokens=prompt)  # weights packed, cache allocated
     decoder.chunk_tokens = chunk or prompt
     before = reset_peak()

@@ -124,7 +124,7 @@ def answers(bundle: Path, data: Path, labels: Path, enlarge: int, limit: int | N
 
     recognizer = Recognizer(bundle, labels)
     assert recognizer.labels is not None
-    names, config = recognizer.labels.names, recognizer._image_config
+    names, config = recognizer.labels.names, recognizer.model.image
     right, changed, rows = {"exact": 0, "fast": 0}, 0, read_labelled(data)[:limit]
     for row in rows:
         picture = load_image(row.path)
@@ -134,7 +134,7 @@ def answers(bundle: Path, data: Path, labels: Path, enlarge: int, limit: int | N
         chosen = {}
         for way in right:
             patches = read_patches(file.getvalue(), config, fast=way == "fast")
-            chosen[way] = names[int(np.argmax(recognizer.evidence(recognizer._vision.encode(patches)).log_probs))]
+            chosen[way] = names[int(np.argmax(recognizer.evidence(recognizer.model.vision.encode(patches)).log_probs))]
             right[way] += chosen[way] == row.label
         changed += chosen["exact"] != chosen["fast"]
     percent = {f"{way}_top1_percent": round(100 * count / len(rows), 2) for way, count in right.items()}

@@ -322,9 +322,9 @@ def rows_of(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
     from fgr_edge import Recognizer
 
     recognizer = Recognizer(bundle, threads=threads)
-    decoder, sizes = recognizer._decoder, (1, *ROWS)
+    decoder, sizes = recognizer.model.decoder, (1, *ROWS)
     ids = np.random.default_rng(0).integers(0, decoder.spec.vocab, CONTEXT + max(sizes))
-    embeds = recognizer._embedding.gather(ids)
+    embeds = recognizer.model.embedding.gather(ids)
     positions = np.tile(np.arange(CONTEXT), (3, 1))
     decoder.prefill(embeds[:CONTEXT], positions, max_new_tokens=max(sizes))
     times: dict[int, list[float]] = {size: [] for size in sizes}

@@ -273,9 +273,9 @@ class Feed:
 
 def feed(recognizer: Recognizer, reference: Reference) -> Feed:
     """The decoder's inputs, made as the recognizer makes them, from the reference's ids and pixels."""
-    seen = recognizer._vision.encode(Patches(reference.pixels, (1, *reference.grid)))
+    seen = recognizer.model.vision.encode(Patches(reference.pixels, (1, *reference.grid)))
     start, count = int(np.flatnonzero(reference.ids == IMAGE_ID)[0]), len(seen.tokens)
-    embeds = recognizer._embedding.gather(reference.ids)
+    embeds = recognizer.model.embedding.gather(reference.ids)
     deepstack = [np.zeros_like(embeds) for _ in seen.deepstack]
     for place, values in zip((embeds, *deepstack), (seen.tokens, *seen.deepstack), strict=True):
         place[start : start + count] = values
@@ -286,13 +286,13 @@ def all_logits(recognizer: Recognizer, reference: Reference) -> np.ndarray:
     """Logits [S, V] of every position, from one uncached call."""
     given = feed(recognizer, reference)
     prefill(recognizer, given)
-    recognizer._decoder.rewind(0)
-    return recognizer._decoder.forward(given.embeds, np.arange(len(given.embeds)), given.deepstack).copy()
+    recognizer.model.decoder.rewind(0)
+    return recognizer.model.decoder.forward(given.embeds, np.arange(len(given.embeds)), given.deepstack).copy()
 
 
 def prefill(recognizer: Recognizer, given: Feed) -> np.ndarray:
     """Start a new sequence with room for 72 tokens; logits [V] after its last token."""
-    return recognizer._decoder.prefill(given.embeds, given.positions, max_new_tokens=72, deepstack=given.deepstack)
+    return recognizer.model.decoder.prefill(given.embeds, given.positions, max_new_tokens=72, deepstack=given.deepstack)
 
 
 def greedy(recognizer: Recognizer, logits: np.ndarray, count: int = 64) -> list[int]:
@@ -300,7 +300,7 @@ def greedy(recognizer: Recognizer, logits: np.ndarray, count: int = 64) -> list[
     tokens: list[int] = []
     for _ in range(count):
         tokens.append(int(logits.argmax()))
-        logits = recognizer._extend(tokens[-1:])
+        logits = recognizer.model.extend(tokens[-1:])
     return tokens
 
 
@@ -313,7 +313,7 @@ def drawing(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def asked(recognizer: Recognizer, mode: str = "direct", question: str | None = None) -> str:
     """The user message of a recognition."""
-    spec = recognizer._prompts.spec
+    spec = recognizer.model.prompts.spec
     wording = spec.direct if mode == "direct" else spec.reason
     return wording.replace("{question}", spec.question if question is None else question)
 
@@ -328,7 +328,7 @@ def reference_of(checkpoint: Path, model: Any) -> HuggingFace:
 def recorded(recognizer: Recognizer) -> list[int]:
     """A list that every token fed to the decoder as text is added to."""
     fed: list[int] = []
-    extend, advance = recognizer._extend, recognizer._advance
+    extend, advance = recognizer.model.extend, recognizer.model.advance
 
     def recording(inner: Any) -> Any:
         def call(tokens: Any) -> Any:
@@ -337,8 +337,8 @@ def recorded(recognizer: Recognizer) -> list[int]:
 
         return call
 
-    recognizer._extend = recording(extend)  # type: ignore[method-assign]
-    recognizer._advance = recording(advance)  # type: ignore[method-assign]
+    recognizer.model.extend = recording(extend)  # type: ignore[method-assign]
+    recognizer.model.advance = recording(advance)  # type: ignore[method-assign]
     if recognizer._speculation is not None:
         recognizer._speculation.advance = recording(recognizer._speculation.advance)  # type: ignore[method-assign]
     return fed

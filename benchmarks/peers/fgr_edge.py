@@ -34,21 +34,21 @@ class FgrEdge:
     def first_logits(self, picture: Path) -> npt.NDArray[np.float32]:
         """Logits [V] that the first token is chosen by."""
         recognizer = self._recognizer
-        embeds = recognizer._vision.encode(preprocess(load_image(picture), recognizer._image_config))
-        prompt = recognizer._prompts.build(None, "direct", len(embeds.tokens))
-        logits: npt.NDArray[np.float32] = recognizer._prefill(prompt, embeds, self._room)
+        embeds = recognizer.model.vision.encode(preprocess(load_image(picture), recognizer.model.image))
+        prompt = recognizer.model.prompts.build(None, "direct", len(embeds.tokens))
+        logits: npt.NDArray[np.float32] = recognizer.model.prefill(prompt, embeds, self._room)
         return logits
 
     def first_token(self, picture: Path) -> FirstToken:
         """As `Recognizer._run` does it."""
         recognizer = self._recognizer
         times = [time.perf_counter()]
-        patches = preprocess(load_image(picture), recognizer._image_config)
+        patches = preprocess(load_image(picture), recognizer.model.image)
         times.append(time.perf_counter())
-        embeds = recognizer._vision.encode(patches)
+        embeds = recognizer.model.vision.encode(patches)
         times.append(time.perf_counter())
-        prompt = recognizer._prompts.build(None, "direct", len(embeds.tokens))
-        self._first = int(recognizer._prefill(prompt, embeds, self._room).argmax())
+        prompt = recognizer.model.prompts.build(None, "direct", len(embeds.tokens))
+        self._first = int(recognizer.model.prefill(prompt, embeds, self._room).argmax())
         times.append(time.perf_counter())
         names = ("preprocess", "vision", "prefill")
         stages = {name: (end - start) * 1e3 for name, start, end in zip(names, times, times[1:], strict=False)}
@@ -58,14 +58,14 @@ class FgrEdge:
     def decode(self, new_tokens: int) -> Decoded:
         """Embedding row, decoder step, likeliest token; from the state that the prefill left."""
         recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
-        head = recognizer._decoder._head
+        head = recognizer.model.decoder._head
         screen = None if head is None else head.screen
         candidates: list[int | None] = []
-        recognizer._decoder.rewind(self._prompt_tokens)
+        recognizer.model.decoder.rewind(self._prompt_tokens)
         tokens = [self._first]
         start = time.perf_counter()
         for _ in range(new_tokens - 1):
-            tokens.append(sampler.next(recognizer._advance(tokens[-1:])))
+            tokens.append(sampler.next(recognizer.model.advance(tokens[-1:])))
             if screen is not None:
                 candidates.append(screen.candidates)
         return Decoded(tuple(tokens), (time.perf_counter() - start) * 1e3, tuple(candidates))

@@ -34,10 +34,10 @@ class FgrEdgeWorker:
         start = time.perf_counter()
         tokens = [int(self.logits(ids).argmax())]
         first = time.perf_counter()
-        pieces = [recognizer._prompts.decode(tokens)]
+        pieces = [recognizer.model.prompts.decode(tokens)]
         while len(tokens) < new_tokens:
-            tokens.append(sampler.next(recognizer._advance(tokens[-1:])))
-            pieces.append(recognizer._prompts.decode(tokens[-1:]))
+            tokens.append(sampler.next(recognizer.model.advance(tokens[-1:])))
+            pieces.append(recognizer.model.prompts.decode(tokens[-1:]))
         return Generated(tokens, (first - start) * 1e3, ms_since(first), "".join(pieces))
 
     def labels(self, ids: Sequence[int], labels: Sequence[Sequence[int]]) -> Scored:
@@ -48,9 +48,9 @@ class FgrEdgeWorker:
         start = time.perf_counter()
         logits = self.logits(ids, branches=scorer.branches).copy()
         prompt_ms, start = ms_since(start), time.perf_counter()
-        scores = scorer.all(DIRECT, logits, recognizer._extend)
+        scores = scorer.all(DIRECT, logits, recognizer.model.extend)
         ms, start = ms_since(start), time.perf_counter()
-        best = scorer.best(DIRECT, logits, recognizer._extend, self._confidence)
+        best = scorer.best(DIRECT, logits, recognizer.model.extend, self._confidence)
         best_ms = ms_since(start)
         seen = [value if np.isfinite(value) else None for value in best.log_probs.tolist()]
         return Scored(scores.log_probs.tolist(), prompt_ms, ms, best_ms, seen, best.rest)
@@ -64,9 +64,9 @@ class FgrEdgeWorker:
 
     def logits(self, ids: Sequence[int], branches: int = 0) -> Floats:
         recognizer = self._recognizer
-        embeds = recognizer._embedding.gather(np.asarray(ids, np.int64))
+        embeds = recognizer.model.embedding.gather(np.asarray(ids, np.int64))
         positions = np.tile(np.arange(len(ids)), (3, 1))
-        return recognizer._decoder.prefill(embeds, positions, max_new_tokens=ROOM, branches=branches)
+        return recognizer.model.decoder.prefill(embeds, positions, max_new_tokens=ROOM, branches=branches)
 
 
 def main() -> None:

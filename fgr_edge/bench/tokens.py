@@ -57,28 +57,28 @@ class TokenRunner:
         recognizer = self._recognizer
         ids = np.random.default_rng(tokens).integers(0, recognizer.bundle.manifest["decoder"]["vocab"], tokens)
         start = time.perf_counter()
-        embeds = recognizer._embedding.gather(ids)
-        recognizer._decoder.prefill(embeds, np.tile(np.arange(tokens), (3, 1)), max_new_tokens=0)
+        embeds = recognizer.model.embedding.gather(ids)
+        recognizer.model.decoder.prefill(embeds, np.tile(np.arange(tokens), (3, 1)), max_new_tokens=0)
         return (time.perf_counter() - start) * 1e3
 
     def read(self, picture: Path, room: int) -> None:
         """Read the picture's prompt in reason mode, with room for so many tokens after it."""
         recognizer = self._recognizer
         embeds = recognizer.see(picture)
-        prompt = recognizer._prompts.build(None, "reason", len(embeds.tokens))
-        self._first = int(recognizer._prefill(prompt, embeds, room).argmax())
+        prompt = recognizer.model.prompts.build(None, "reason", len(embeds.tokens))
+        self._first = int(recognizer.model.prefill(prompt, embeds, room).argmax())
         self._prompt_tokens = len(prompt.ids)
 
     def generate(self, tokens: int) -> DecodeRun:
         """After the prompt read last, so many times: append the last token, choose the likeliest next."""
         recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
-        head = recognizer._decoder._head
+        head = recognizer.model.decoder._head
         screen = None if head is None else head.screen
-        recognizer._decoder.rewind(self._prompt_tokens)
+        recognizer.model.decoder.rewind(self._prompt_tokens)
         token, full = self._first, 0
         times = [time.perf_counter()]
         for _ in range(tokens):
-            token = sampler.next(recognizer._advance([token]))
+            token = sampler.next(recognizer.model.advance([token]))
             times.append(time.perf_counter())
             full += screen is not None and screen.candidates is None
         spans = tuple((end - start) * 1e3 for start, end in pairwise(times))

@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError
-from fgr_edge.runtime.answer import ANSWER_TOKENS, Answerer, reasoning_in
+from fgr_edge.runtime.answer import Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.context import Context, Scored
-from fgr_edge.runtime.decoder import Decoder, DecoderSpec
+from fgr_edge.runtime.context import Scored
 from fgr_edge.runtime.evidence import Evidence
-from fgr_edge.runtime.feed import picture_feed
 from fgr_edge.runtime.habits import Habits
-from fgr_edge.runtime.head import LazyLogits, open_head
-from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches
+from fgr_edge.runtime.image import ImageInput
 from fgr_edge.runtime.judge import Judge
-from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.last_picture import LastPicture
-from fgr_edge.runtime.opening import Device, open_graphs
+from fgr_edge.runtime.model import Model
+from fgr_edge.runtime.opening import Device
 from fgr_edge.runtime.prediction import Prediction, PredictionStream, result_of
-from fgr_edge.runtime.prompt import Mode, Prompt, PromptBuilder, PromptSpec
+from fgr_edge.runtime.prompt import Mode
+from fgr_edge.runtime.reading import REASON_TOKENS, Reader
 from fgr_edge.runtime.request import Request
-from fgr_edge.runtime.sampling import Sampler, SamplingConfig
-from fgr_edge.runtime.shortcuts import read_patches
-from fgr_edge.runtime.specs import read_spec
-from fgr_edge.runtime.speculation import MOST_ROWS, Speculation
+from fgr_edge.runtime.sampling import SamplingConfig
+from fgr_edge.runtime.speculation import Speculation
 from fgr_edge.runtime.stages import STAGE_TOKENS, Stages, greedy, logits_along
 from fgr_edge.runtime.threads import usable_threads
-from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
+from fgr_edge.runtime.vision import ImageEmbeds
 
 Floats = npt.NDArray[np.float32]
-DIRECT_TOKENS = 64  # generated at most for a name, where no labels bound it
-REASON_TOKENS = 1024  # and for a thought; Fine-R1's own take 540 on average
 NONE_OF_THESE = "none of these"
 
 Score = Callable[[Frame, Floats, Extend], ClassScores]
@@ -63,6 +56,7 @@ class Recognizer:
         keep_picture: whether a picture asked about again at once, in the same pixels, is not seen and read again.
 
     Attributes:
+        model: the open graphs, below labels and answers.
         labels: the classes; None where the model answers freely.
         speculated: tokens, calls and guesses so far; None without speculation.
 
@@ -86,39 +80,22 @@ class Recognizer:
         keep_picture: bool = False,
     ) -> None:
         opened = self.bundle = Bundle.open(Path(bundle))
-        manifest = opened.manifest
         stored = opened.labels() if labels is None else None
         self.labels = _label_set(labels) if stored is None else stored.labels
-        graphs = open_graphs(opened, device, threads)
-        self._image_config = read_spec(ImageConfig, manifest["image"], "image")
-        self._threads, self._fast_pictures = threads, fast_pictures
-        self._embedding = opened.embedding()
-        self._prompts = PromptBuilder(
-            opened.file("tokenizer.json"), read_spec(PromptSpec, manifest["prompt"], "prompt")
-        )
-        self._vision = VisionEncoder(
-            graphs.session("vision.onnx"),
-            read_spec(VisionSpec, manifest["vision"], "vision"),
-        )
-        self._decoder = Decoder(
-            graphs.session("decoder.onnx"),
-            read_spec(DecoderSpec, manifest["decoder"], "decoder"),
-            open_head(opened, graphs.session, screened=graphs.exact_float32),
-        )
-        generation = manifest["generation"]
-        self._repetition_penalty = float(generation.get("repetition_penalty", 1.0))
-        self._eos_ids = generation["eos_token_ids"]
-        self._answers = Answerer(self._prompts, self._eos_ids)
-        self._picture = LastPicture(keep_picture)
+        model = self.model = Model(opened, device=device, threads=threads, fast_pictures=fast_pictures)
+        self._threads = threads
+        self._answers = Answerer(model.prompts, model.eos_ids)
         self._scorer: LabelScorer | None = None
         if self.labels is not None:
             self._scorer = self._scorer_of(self.labels, None if stored is None else stored.compiled)
             self._judge = Judge(opened, self.labels, own=stored is not None)
         self._speculation: Speculation | None = None
-        if speculate and graphs.cache_on_host:  # elsewhere it was not tried
-            habits = Habits(opened, self.labels, self._prompts.encode_text)
-            self._speculation = habits.speculation(self._decoder, self._embedding.gather, exact=speculate != "rounded")
+        if speculate and model.cache_on_host:  # elsewhere it was not tried
+            habits = Habits(opened, self.labels, model.prompts.encode_text)
+            self._speculation = habits.speculation(model.decoder, model.embedding.gather, exact=speculate != "rounded")
         self.speculated = None if self._speculation is None else self._speculation.counts
+        closing = self._answers.closing_tokens
+        self._reader = Reader(model, LastPicture(keep_picture), self._speculation, closing)
 
     def __call__(
         self,
@@ -181,7 +158,7 @@ class Recognizer:
         Raises:
             ImageError: the picture cannot be used.
         """
-        return self._vision.encode(self._patches(image))
+        return self.model.vision.encode(self.model.patches(image))
 
     def stages(
         self,
@@ -201,21 +178,21 @@ class Recognizer:
             ImageError: the picture cannot be used.
         """
         room = max_new_tokens if along is None else len(along)
-        context = self._read(image, Request(mode, max_new_tokens=room), self._scorer)
-        first, start = context.logits.copy(), self._decoder.length
+        context = self._reader.read(image, Request(mode, max_new_tokens=room), self._scorer)
+        first, start = context.logits.copy(), self.model.decoder.length
         if along is None:
-            tokens, rows = greedy(first, self._extend, self._eos_ids, context.room)
+            tokens, rows = greedy(first, self.model.extend, self.model.eos_ids, context.room)
         else:
             tokens, rows = (
                 list(along),
-                logits_along(first, self._embedding.gather(np.array(along, np.int64)), self._decoder),
+                logits_along(first, self.model.embedding.gather(np.array(along, np.int64)), self.model.decoder),
             )
         scores = None
         if self._scorer is not None:
-            self._decoder.rewind(start)
+            self.model.decoder.rewind(start)
             thought, frame = (0, DIRECT) if mode == "direct" else self._answers.thought_in(tokens)
-            logits = self._extend(tokens[:thought]) if thought else first
-            scores = self._scorer.all(frame, logits, self._extend).log_probs
+            logits = self.model.extend(tokens[:thought]) if thought else first
+            scores = self._scorer.all(frame, logits, self.model.extend).log_probs
         return Stages(context.patches, context.embeds, first, np.array(tokens, np.int64), rows, scores)
 
     def evidence(
@@ -254,8 +231,8 @@ class Recognizer:
         Raises:
             ImageError: the picture cannot be used.
         """
-        context = self._read(image, Request("reason", wording=wording, max_new_tokens=max_new_tokens))
-        with self._writing(context) as advance:
+        context = self._reader.read(image, Request("reason", wording=wording, max_new_tokens=max_new_tokens))
+        with self._reader.writing(context) as advance:
             return result_of(self._answers.reason(context.logits, advance, context.sampler, context.room)).text
 
     def _name(
@@ -293,22 +270,22 @@ class Recognizer:
     def _score(
         self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer, score: Score
     ) -> Generator[str, None, Scored]:
-        context = self._read(image, request, scorer)
+        context = self._reader.read(image, request, scorer)
         text, tokens, frame, logits = "", 0, DIRECT, context.logits
         if request.mode == "reason":
-            with self._writing(context) as advance:
+            with self._reader.writing(context) as advance:
                 text, tokens, logits, frame = yield from self._answers.think(
                     context.logits, advance, context.sampler, context.room
                 )
         generated = time.perf_counter()
-        scores = score(frame, logits, self._extend)
+        scores = score(frame, logits, self.model.extend)
         return Scored(context, text, tokens, frame, scores, (generated, time.perf_counter()))
 
     def _answer_freely(self, image: ImageInput, request: Request) -> Generator[str, None, Prediction]:
         """No labels: whatever the model says."""
-        context = self._read(image, request)
+        context = self._reader.read(image, request)
         answers = self._answers
-        with self._writing(context) as advance:
+        with self._reader.writing(context) as advance:
             given = (context.logits, advance, context.sampler, context.room)
             if request.mode == "direct":
                 found = yield from answers.name(*given)
@@ -334,82 +311,13 @@ class Recognizer:
             timings=context.timings(end, end, generated=found.tokens, scored=0),
         )
 
-    def _read(self, image: ImageInput | ImageEmbeds, request: Request, scorer: LabelScorer | None = None) -> Context:
-        """Everything up to the first logits; leaves room in the cache for what follows."""
-        start = time.perf_counter()
-        patches = None if isinstance(image, ImageEmbeds) else self._patches(image)
-        preprocessed = time.perf_counter()
-        embeds = image if isinstance(image, ImageEmbeds) else self._seen(cast(Patches, patches))
-        seen = time.perf_counter()
-        if request.wording is None:
-            prompt = self._prompts.build(request.question, request.mode, embeds.count)
-        else:
-            prompt = self._prompts.build_asked(request.wording, embeds.count)
-        closing = self._answers.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
-        branches = max(0 if scorer is None else scorer.branches, MOST_ROWS if self._speculates(request.mode) else 0)
-        room = self._decoder.most_tokens(branches) - len(prompt.ids) - closing
-        sampling = request.sampling or self._default_sampling(request, room)
-        number = self._picture.take(patches, embeds)
-        logits = self._prefill(prompt, embeds, sampling.max_new_tokens + closing, branches, picture=number)
-        room = min(sampling.max_new_tokens, request.think_budget or sampling.max_new_tokens)
-        times = (start, preprocessed, seen, time.perf_counter())
-        return Context(request.mode, patches, prompt, embeds, logits, Sampler(sampling, prompt.ids), room, times)
-
-    def _patches(self, image: ImageInput) -> Patches:
-        return read_patches(image, self._image_config, fast=self._fast_pictures, threads=self._threads)
-
-    def _default_sampling(self, request: Request, left: int) -> SamplingConfig:
-        """Greedy, with the checkpoint's repetition penalty and as much room as the mode needs and is left."""
-        wanted = request.max_new_tokens or (DIRECT_TOKENS if request.mode == "direct" else REASON_TOKENS)
-        return SamplingConfig(max_new_tokens=max(1, min(wanted, left)), repetition_penalty=self._repetition_penalty)
-
-    def _seen(self, patches: Patches) -> ImageEmbeds:
-        known = self._picture.embeds_of(patches)
-        return self._vision.encode(patches) if known is None else known
-
-    def _prefill(
-        self, prompt: Prompt, embeds: ImageEmbeds, room: int, branches: int = 0, *, picture: int | None = None
-    ) -> Floats:
-        """Read a prompt; all of it, or with the picture's number only what the last one did not begin with."""
-        feed = picture_feed(prompt, embeds, self._embedding.gather)
-        prefix = None if picture is None else KnownPrefix(prompt.told_apart(picture), feed.positions)
-        return self._decoder.prefill(
-            feed.embeds,
-            feed.positions,
-            max_new_tokens=room,
-            branches=branches,
-            deepstack=feed.deepstack,
-            prefix=prefix,
-        )
-
-    def _speculates(self, mode: Mode) -> bool:
-        """A name alone is too short to be worth guessing."""
-        return self._speculation is not None and mode == "reason"
-
-    @contextmanager
-    def _writing(self, context: Context) -> Iterator[Callable[[Sequence[int]], LazyLogits]]:
-        """What appends tokens of a text after the prompt; afterwards the cache holds the text."""
-        speculation = self._speculation
-        if speculation is None or not self._speculates(context.mode):
-            yield self._advance
-            return
-        speculation.begin(context.prompt.text_ids)
-        yield speculation.advance
-        speculation.end()
-
-    def _extend(self, tokens: Sequence[int]) -> Floats:
-        return self._decoder.extend(self._embedding.gather(np.asarray(tokens, np.int64)))
-
-    def _advance(self, tokens: Sequence[int]) -> LazyLogits:
-        return self._decoder.advance(self._embedding.gather(np.asarray(tokens, np.int64)))
-
     def _scorer_of(self, labels: LabelSet, compiled: Compiled | None) -> LabelScorer:
         return LabelScorer(
-            self._decoder,
-            self._embedding.gather,
-            self._prompts.encode_text,
+            self.model.decoder,
+            self.model.embedding.gather,
+            self.model.prompts.encode_text,
             labels,
-            self._eos_ids[0],
+            self.model.eos_ids[0],
             compiled,
             usable_threads(self._threads),
         )

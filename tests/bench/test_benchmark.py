@@ -132,9 +132,9 @@ def test_the_picture_is_kept_within_a_cascade_and_nowhere_else(bundle: Path, bir
     asker = Asker(recognizer, [birds_folder / "0.png"], 1.0, 2)
     seen = []
     for mode in ("direct", "direct", "reason", "cascade"):
-        before = recognizer._picture.number
+        before = recognizer._reader.picture.number
         asker.ask(0, mode)  # type: ignore[arg-type]
-        seen.append(recognizer._picture.number - before)
+        seen.append(recognizer._reader.picture.number - before)
     assert seen == [1, 2, 2, 2]  # from the second on with another picture before; both calls of the cascade are one
 
 

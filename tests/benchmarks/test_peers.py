@@ -260,12 +260,12 @@ def test_this_projects_worker_generates_scores_and_sees(nano_bundle: Callable[..
 
     names = ["Apple", "Banana", "Pear"]
     worker = FgrEdgeWorker(nano_bundle(), 1, names)
-    ids = worker._recognizer._prompts.encode_text("a short prompt of some tokens")
+    ids = worker._recognizer.model.prompts.encode_text("a short prompt of some tokens")
     generated = worker.decode(ids, 5)
     assert isinstance(generated, Generated) and len(generated.tokens) == 5
     assert generated.tokens[0] == int(worker.logits(ids).argmax())
-    closing = worker._recognizer._eos_ids[0]
-    labels = [[*worker._recognizer._prompts.encode_text(name), closing] for name in names]
+    closing = worker._recognizer.model.eos_ids[0]
+    labels = [[*worker._recognizer.model.prompts.encode_text(name), closing] for name in names]
     scored = worker.labels(ids, labels)
     assert isinstance(scored, Scored)
     for label, found in zip(labels, scored.log_probs, strict=True):

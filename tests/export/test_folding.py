@@ -52,7 +52,7 @@ def exported(model: Model, folder: Path) -> Recognizer:
 def test_the_folded_model_computes_the_same(tiny_models: TinyModels, shape: str, tmp_path: Path) -> None:
     expected = tiny_models.reference(shape, GRID)
     recognizer = exported(folded(opened(tiny_models, shape)).model, tmp_path / "bundle")
-    seen = recognizer._vision.encode(Patches(expected.pixels, (1, *GRID)))
+    seen = recognizer.model.vision.encode(Patches(expected.pixels, (1, *GRID)))
     assert relative(seen.tokens, expected.image_embeds) < 1e-4
     assert relative(all_logits(recognizer, expected), expected.logits) < 1e-4
 

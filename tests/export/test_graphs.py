@@ -45,7 +45,7 @@ def test_image_embeddings_equal_transformers(tiny_models: TinyModels, shape: str
     recognizer = opened(tiny_models, shape)
     for grid in GRIDS:
         expected = tiny_models.reference(shape, grid)
-        seen = recognizer._vision.encode(Patches(expected.pixels, (1, *grid)))
+        seen = recognizer.model.vision.encode(Patches(expected.pixels, (1, *grid)))
         assert relative(seen.tokens, expected.image_embeds) < EMBEDS, grid
 
 
@@ -79,7 +79,7 @@ def test_deepstack_features_change_the_answer(tiny_models: TinyModels) -> None:
     recognizer = opened(tiny_models, "qwen3")
     given = feed(recognizer, tiny_models.reference("qwen3", (8, 8)))
     with_features = prefill(recognizer, given).copy()
-    without = recognizer._decoder.prefill(
+    without = recognizer.model.decoder.prefill(
         given.embeds, given.positions, max_new_tokens=8, deepstack=[np.zeros_like(x) for x in given.deepstack]
     )
     assert relative(without, with_features) > 0.01
@@ -104,11 +104,11 @@ def test_graphs_pass_the_onnx_checker(tiny_models: TinyModels, shape: str, preci
 def test_the_float16_cache_of_cuda_bundles_keeps_logits(tiny_models: TinyModels, shape: str) -> None:
     # The graph of the `cuda` target on the CPU provider: its numerics, not its kernels.
     recognizer = opened(tiny_models, shape, target="cuda")
-    assert recognizer._decoder.spec.cache_dtype == "float16"
+    assert recognizer.model.decoder.spec.cache_dtype == "float16"
     for grid in GRIDS:
         expected = tiny_models.reference(shape, grid)
         assert relative(all_logits(recognizer, expected), expected.logits) < HALF_LOGITS, grid
-        seen = recognizer._vision.encode(Patches(expected.pixels, (1, *grid)))
+        seen = recognizer.model.vision.encode(Patches(expected.pixels, (1, *grid)))
         assert relative(seen.tokens, expected.image_embeds) < EMBEDS
 
 

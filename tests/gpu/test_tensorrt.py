@@ -91,7 +91,7 @@ def test_decode_runs_as_one_captured_graph(built: Callable[[str], Path], birds: 
 
     recognizer = Recognizer(built("fp16"))
     recognizer(birds(1)[0], mode="reason", think_budget=16)
-    call: Any = recognizer._decoder._calls[1, 1, 1]
+    call: Any = recognizer.model.decoder._calls[1, 1, 1]
     assert call.run._graph is not None
 
 

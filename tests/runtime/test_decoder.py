@@ -40,16 +40,16 @@ def test_cached_decode_equals_uncached_forward(
     from tests.tiny import feed, prefill, relative
 
     recognizer = Recognizer(tiny_models.bundle(shape, precision, target), device="cpu", threads=1)
-    decoder = recognizer._decoder
+    decoder = recognizer.model.decoder
     given = feed(recognizer, tiny_models.reference(shape, GRID))
     # 1. One token at a time.
     rows = [prefill(recognizer, given).copy()]
     tokens: list[int] = []
     for _ in range(40):
         tokens.append(int(rows[-1].argmax()))
-        rows.append(recognizer._extend(tokens[-1:]).copy())
+        rows.append(recognizer.model.extend(tokens[-1:]).copy())
     # 2. The same sequence in one call, on positions counted from the whole of it.
-    embeds = np.concatenate([given.embeds, recognizer._embedding.gather(np.array(tokens))])
+    embeds = np.concatenate([given.embeds, recognizer.model.embedding.gather(np.array(tokens))])
     start = int(given.positions[0].argmin() + np.argmax(np.diff(given.positions[0]) == 0))
     after = len(given.embeds) - start - GRID[0] * GRID[1] // 4
     positions = prompt_positions(start, (GRID[0] // 2, GRID[1] // 2), after + len(tokens))
@@ -67,7 +67,7 @@ def test_prefill_in_two_calls_equals_one(tiny_models: TinyModels, shape: str, cu
     from tests.tiny import feed, prefill, relative
 
     recognizer = Recognizer(tiny_models.bundle(shape), threads=1)
-    decoder = recognizer._decoder
+    decoder = recognizer.model.decoder
     given = feed(recognizer, tiny_models.reference(shape, GRID))
     whole = prefill(recognizer, given).copy()
     decoder.rewind(0)
@@ -84,11 +84,11 @@ def test_several_tokens_at_once_equal_one_after_another(tiny_models: TinyModels)
     given = feed(recognizer, tiny_models.reference("qwen3", GRID))
     prefill(recognizer, given)
     for token in (17, 40, 99):
-        single = recognizer._extend([token])
-    single, position = single.copy(), recognizer._decoder.next_position
+        single = recognizer.model.extend([token])
+    single, position = single.copy(), recognizer.model.decoder.next_position
     prefill(recognizer, given)
-    assert relative(recognizer._extend([17, 40, 99]), single) < 1e-4
-    assert recognizer._decoder.next_position == position
+    assert relative(recognizer.model.extend([17, 40, 99]), single) < 1e-4
+    assert recognizer.model.decoder.next_position == position
 
 
 def test_rewinding_and_stepping_again_gives_the_same_logits(tiny_models: TinyModels) -> None:
@@ -96,12 +96,12 @@ def test_rewinding_and_stepping_again_gives_the_same_logits(tiny_models: TinyMod
 
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     prefill(recognizer, feed(recognizer, tiny_models.reference("qwen2.5", GRID)))
-    length, position = recognizer._decoder.length, recognizer._decoder.next_position
-    first = recognizer._extend([20]).copy()
-    recognizer._extend([30, 31])
-    recognizer._decoder.rewind(length)
-    assert (recognizer._decoder.length, recognizer._decoder.next_position) == (length, position)
-    np.testing.assert_array_equal(recognizer._extend([20]), first)
+    length, position = recognizer.model.decoder.length, recognizer.model.decoder.next_position
+    first = recognizer.model.extend([20]).copy()
+    recognizer.model.extend([30, 31])
+    recognizer.model.decoder.rewind(length)
+    assert (recognizer.model.decoder.length, recognizer.model.decoder.next_position) == (length, position)
+    np.testing.assert_array_equal(recognizer.model.extend([20]), first)
 
 
 # The bookkeeping, without weights

@@ -36,7 +36,7 @@ def pair(models: TinyModels, shape: str, labels: list[str] | None = None) -> tup
 
 
 def screen_of(recognizer: Recognizer) -> Screen:
-    head = recognizer._decoder._head
+    head = recognizer.model.decoder._head
     assert head is not None and head.screen is not None
     return head.screen
 
@@ -46,7 +46,7 @@ def generated(recognizer: Recognizer, given: Feed, config: SamplingConfig, ids: 
     sampler = Sampler(config, ids)
     tokens = [sampler.next(prefill(recognizer, given))]
     while len(tokens) < count:
-        tokens.append(sampler.next(recognizer._advance(tokens[-1:])))
+        tokens.append(sampler.next(recognizer.model.advance(tokens[-1:])))
     return tokens
 
 
@@ -97,10 +97,10 @@ def test_an_engine_that_is_not_to_be_screened_gives_full_logits(tiny_models: Tin
     head = open_head(bundle, session, screened=False)
     assert opened == ["head.onnx"]
     given = feed(screened, tiny_models.reference("qwen2.5", (8, 8)))
-    expected = [prefill(screened, given).copy(), screened._extend([17]).copy()]
-    screened._decoder = Decoder(session("decoder.onnx"), screened._decoder.spec, head)
+    expected = [prefill(screened, given).copy(), screened.model.extend([17]).copy()]
+    screened.model.decoder = Decoder(session("decoder.onnx"), screened.model.decoder.spec, head)
     np.testing.assert_array_equal(prefill(screened, given), expected[0])
-    lazy = screened._advance([17])
+    lazy = screened.model.advance([17])
     assert lazy.likeliest() is None
     np.testing.assert_array_equal(lazy.full(), expected[1])
 
@@ -110,11 +110,11 @@ def test_logits_are_the_same_bits(tiny_models: TinyModels, shape: str) -> None:
     rows: list[list[np.ndarray]] = []
     for recognizer in pair(tiny_models, shape):
         given = feed(recognizer, tiny_models.reference(shape, (10, 6)))
-        rows.append([prefill(recognizer, given).copy(), recognizer._extend([17]).copy()])
-        rows[-1].append(recognizer._extend([40, 99]).copy())
-        lazy = recognizer._advance([12])
+        rows.append([prefill(recognizer, given).copy(), recognizer.model.extend([17]).copy()])
+        rows[-1].append(recognizer.model.extend([40, 99]).copy())
+        lazy = recognizer.model.advance([12])
         rows[-1] += [lazy.full().copy(), lazy.full().copy()]
-        several = recognizer._decoder.forward(recognizer._embedding.gather(np.arange(5)), np.arange(5))
+        several = recognizer.model.decoder.forward(recognizer.model.embedding.gather(np.arange(5)), np.arange(5))
         rows[-1].append(several.copy())
     for found, expected in zip(*rows, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -204,10 +204,10 @@ def test_logits_in_parts_are_those_of_all_rows_at_once(
     tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5", screened=True), threads=1)
-    head, spec = recognizer._decoder._head, recognizer._decoder.spec
+    head, spec = recognizer.model.decoder._head, recognizer.model.decoder.spec
     assert head is not None
     hidden = np.random.default_rng(0).standard_normal((count, spec.hidden), np.float32)
-    given = recognizer._decoder._session.buffer((1, count, spec.hidden), np.float32)
+    given = recognizer.model.decoder._session.buffer((1, count, spec.hidden), np.float32)
     given.array[0] = hidden
     logits, run = head.bind(given)
     run()

@@ -82,7 +82,7 @@ def teacher_forced(
     """transformers' log-probability of each class, right after the prompt."""
     inputs = reference.inputs(picture, asked(recognizer))
     stop = recognizer.bundle.manifest["generation"]["eos_token_ids"][0]
-    encode = recognizer._prompts.encode_text
+    encode = recognizer.model.prompts.encode_text
     return class_log_probs(
         labels, reference.log_probs(inputs, [[*encode(text), stop] for text, _ in labels.forms], batch)
     )
@@ -99,8 +99,8 @@ def best(
     scorer = recognizer._scorer
     assert scorer is not None
     confidence = confidence or Confidence.uncalibrated(len(scorer.labels))
-    logits = recognizer._read(picture, Request(), scorer).logits
-    return scorer.best(DIRECT, logits, recognizer._extend, confidence, **options), confidence
+    logits = recognizer._reader.read(picture, Request(), scorer).logits
+    return scorer.best(DIRECT, logits, recognizer.model.extend, confidence, **options), confidence
 
 
 def assert_best_is_full(
@@ -154,7 +154,7 @@ def test_names_after_a_thought_have_the_log_probabilities_of_transformers(
     fed = recorded(recognizer)  # the thought, what closes it and the tag
     picture = drawing(*SMALL)
     found = recognizer.evidence(picture, mode="reason", think_budget=budget)
-    encode = recognizer._prompts.encode_text
+    encode = recognizer.model.prompts.encode_text
     assert fed[-len(encode("</think> <answer>")) :] == encode("</think> <answer>")
     inputs = reference.inputs(picture, asked(recognizer, "reason"))
     sequences = [[*fed, *encode(f"{text}</answer>")] for text, _ in ODD.forms]
@@ -294,15 +294,15 @@ def test_decoding_after_scoring_equals_decoding_without_bitwise(tiny_models: Tin
     scorer = recognizer._scorer
     assert scorer is not None
     picture = drawing(200, 150)
-    context = recognizer._read(picture, Request(), scorer)
-    logits, length = context.logits.copy(), recognizer._decoder.length
-    expected = [recognizer._extend([token]).copy() for token in (20, 30, 40)]
+    context = recognizer._reader.read(picture, Request(), scorer)
+    logits, length = context.logits.copy(), recognizer.model.decoder.length
+    expected = [recognizer.model.extend([token]).copy() for token in (20, 30, 40)]
     for score in (scorer.all, lambda *given: scorer.best(*given, Confidence.uncalibrated(len(ODD)))):
-        recognizer._decoder.rewind(length)
-        score(DIRECT, logits, recognizer._extend)
-        assert recognizer._decoder.length == length
+        recognizer.model.decoder.rewind(length)
+        score(DIRECT, logits, recognizer.model.extend)
+        assert recognizer.model.decoder.length == length
         for token, row in zip((20, 30, 40), expected, strict=True):
-            np.testing.assert_array_equal(recognizer._extend([token]), row)
+            np.testing.assert_array_equal(recognizer.model.extend([token]), row)
 
 
 def test_pictures_one_after_another_are_scored_as_by_a_fresh_scorer(tiny_models: TinyModels) -> None:
@@ -348,7 +348,7 @@ def test_bundles_for_cuda_score_within_their_half_precision(tiny_models: TinyMod
     # The graph of the `cuda` target on the CPU provider: its numerics, not its kernels.
     labels = names_of(20)
     half = Recognizer(tiny_models.bundle(shape, target="cuda"), labels, device="cpu", threads=1)
-    assert half._decoder.spec.cache_dtype == "float16" and not half._decoder.spec.tree_attention
+    assert half.model.decoder.spec.cache_dtype == "float16" and not half.model.decoder.spec.tree_attention
     picture = drawing(*SMALL)
     expected = opened(tiny_models, shape, labels).evidence(picture).log_probs
     found = half.evidence(picture).log_probs
@@ -368,7 +368,7 @@ def test_compiled_sequences_are_used_and_are_what_would_be_compiled(tiny_models:
         )
     )
     recognizer = Recognizer(folder, threads=1)
-    stored, encode = recognizer.bundle.labels(), recognizer._prompts.encode_text
+    stored, encode = recognizer.bundle.labels(), recognizer.model.prompts.encode_text
     assert stored is not None and stored.labels == ODD
     assert stored.compiled == compile_frames(ODD, encode, 2)
     encoded: list[str] = []
@@ -377,13 +377,15 @@ def test_compiled_sequences_are_used_and_are_what_would_be_compiled(tiny_models:
         encoded.append(text)
         return encode(text)
 
-    scorer = LabelScorer(recognizer._decoder, recognizer._embedding.gather, watched, stored.labels, 2, stored.compiled)
-    fresh = LabelScorer(recognizer._decoder, recognizer._embedding.gather, encode, ODD, 2)
+    scorer = LabelScorer(
+        recognizer.model.decoder, recognizer.model.embedding.gather, watched, stored.labels, 2, stored.compiled
+    )
+    fresh = LabelScorer(recognizer.model.decoder, recognizer.model.embedding.gather, encode, ODD, 2)
     for frame in (DIRECT, REASONED):
         found = []
         for one in (scorer, fresh):
-            logits = recognizer._read(drawing(*SMALL), Request(), one).logits
-            found.append(one.all(frame, logits, recognizer._extend).log_probs)
+            logits = recognizer._reader.read(drawing(*SMALL), Request(), one).logits
+            found.append(one.all(frame, logits, recognizer.model.extend).log_probs)
         np.testing.assert_array_equal(*found)
     assert encoded == [REASONED.lead], "no name was encoded"
 
@@ -394,10 +396,10 @@ def test_names_with_the_same_tokens_are_refused_at_the_start_and_both_named(tiny
 
     def without_accents(text: str) -> list[int]:
         plain = text.translate(str.maketrans("èûé", "eue"))
-        return recognizer._prompts.encode_text(plain)
+        return recognizer.model.prompts.encode_text(plain)
 
     with pytest.raises(LabelError, match=r"labels 'Cr.me br.l.e' and 'Cr.me br.l.e' cannot be told apart") as caught:
-        LabelScorer(recognizer._decoder, recognizer._embedding.gather, without_accents, labels, 2)
+        LabelScorer(recognizer.model.decoder, recognizer.model.embedding.gather, without_accents, labels, 2)
     assert "'Creme brulee'" in str(caught.value) and "'Crème brûlée'" in str(caught.value)
 
 

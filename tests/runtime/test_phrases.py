@@ -88,7 +88,7 @@ def test_speculation_begins_with_the_stored_phrases(bundle: Path) -> None:
     plain = Recognizer(bundle, threads=1, speculate=False)
     said = plain(drawing(90, 90), mode="reason", think_budget=60).text
     calls = []
-    for texts in ([], [plain._prompts.encode_text(said)] * 3):
+    for texts in ([], [plain.model.prompts.encode_text(said)] * 3):
         store(bundle, texts)
         guessed = Recognizer(bundle, threads=1)
         assert guessed._speculation is not None and guessed.speculated is not None

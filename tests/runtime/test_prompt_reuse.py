@@ -33,19 +33,19 @@ def opened(
 def counted(recognizer: Recognizer) -> list[int]:
     """Tokens of each decoder call from here on."""
     counts: list[int] = []
-    inner = recognizer._decoder._run
+    inner = recognizer.model.decoder._run
 
     def run(embeds: Any, *arguments: Any) -> Any:
         counts.append(len(embeds))
         return inner(embeds, *arguments)
 
-    recognizer._decoder._run = run  # type: ignore[method-assign]
+    recognizer.model.decoder._run = run  # type: ignore[method-assign]
     return counts
 
 
 def prompt_tokens(recognizer: Recognizer, picture: Image.Image, mode: Any = "direct") -> tuple[int, int]:
     """Of the whole prompt, and of what stands before the picture."""
-    prompt = recognizer._prompts.build(None, mode, len(recognizer.see(picture).tokens))
+    prompt = recognizer.model.prompts.build(None, mode, len(recognizer.see(picture).tokens))
     return len(prompt.ids), prompt.image_start
 
 
@@ -84,7 +84,7 @@ def test_what_stands_before_the_picture_is_read_once(tiny_models: TinyModels, sh
 @pytest.mark.parametrize("shape", ["qwen2.5", "qwen2.5-untied", "qwen3"])
 def test_logits_after_a_kept_prefix_are_those_of_a_whole_prompt(tiny_models: TinyModels, shape: str) -> None:
     recognizer = opened(tiny_models, shape, keep_picture=True)
-    decoder = recognizer._decoder
+    decoder = recognizer.model.decoder
     given = feed(recognizer, tiny_models.reference(shape, (10, 6)))
     whole = prefill(recognizer, given).copy()
     what = np.arange(1000, 1000 + len(given.embeds))
@@ -110,7 +110,7 @@ def test_logits_after_a_kept_prefix_are_those_of_a_whole_prompt(tiny_models: Tin
 
 def test_a_cache_that_was_written_over_is_not_believed(tiny_models: TinyModels) -> None:
     recognizer = opened(tiny_models)
-    decoder, picture = recognizer._decoder, drawing(90, 120)
+    decoder, picture = recognizer.model.decoder, drawing(90, 120)
     whole, before = prompt_tokens(recognizer, picture)
 
     def first_calls() -> list[int]:
@@ -122,9 +122,9 @@ def test_a_cache_that_was_written_over_is_not_believed(tiny_models: TinyModels) 
     assert first_calls() == [before, whole - before]
     assert first_calls()[0] == whole - before
     decoder.rewind(3)
-    recognizer._extend([20, 21])
+    recognizer.model.extend([20, 21])
     assert first_calls() == [before, whole - before], "rewound into the prefix and written"
-    decoder.prefill(recognizer._embedding.gather(np.arange(9)), np.tile(np.arange(9), (3, 1)), max_new_tokens=4)
+    decoder.prefill(recognizer.model.embedding.gather(np.arange(9)), np.tile(np.arange(9), (3, 1)), max_new_tokens=4)
     assert first_calls() == [before, whole - before], "somebody else's prompt"
     decoder.reserve(decoder.capacity + 1)
     assert first_calls() == [before, whole - before], "the cache was allocated anew"
@@ -160,8 +160,8 @@ def test_answers_after_other_pictures_are_those_of_a_fresh_recognizer(tiny_model
 def test_a_kept_picture_is_seen_and_read_once(tiny_models: TinyModels) -> None:
     recognizer = opened(tiny_models, keep_picture=True)
     seen: list[int] = []
-    encode = recognizer._vision.encode
-    recognizer._vision.encode = lambda patches: seen.append(1) or encode(patches)  # type: ignore[method-assign, func-returns-value]
+    encode = recognizer.model.vision.encode
+    recognizer.model.vision.encode = lambda patches: seen.append(1) or encode(patches)  # type: ignore[method-assign, func-returns-value]
     picture = drawing(90, 120)
     recognizer(drawing(90, 120, 1), mode="reason", think_budget=5)  # the cache has grown to what thoughts need
     recognizer(picture)
@@ -194,11 +194,11 @@ def test_pictures_are_the_same_where_every_pixel_is(tiny_models: TinyModels) -> 
     recognizer = opened(tiny_models)
 
     def patches(seed: int, width: int = 90) -> Any:
-        return preprocess(load_image(drawing(width, 120, seed)), recognizer._image_config)
+        return preprocess(load_image(drawing(width, 120, seed)), recognizer.model.image)
 
     last = LastPicture(kept=True)
     assert last.embeds_of(patches(0)) is None
-    embeds = recognizer._vision.encode(patches(0))
+    embeds = recognizer.model.vision.encode(patches(0))
     assert last.take(patches(0), embeds) == 1
     assert last.embeds_of(patches(0)) is embeds
     assert last.take(None, embeds) == 1, "asked about again by its embeddings"
@@ -206,7 +206,7 @@ def test_pictures_are_the_same_where_every_pixel_is(tiny_models: TinyModels) -> 
     other = patches(0)
     other.pixels[-1, -1] += 1
     assert last.embeds_of(other) is None
-    assert last.take(other, recognizer._vision.encode(other)) == 2
+    assert last.take(other, recognizer.model.vision.encode(other)) == 2
 
 
 # Chunks
@@ -218,7 +218,7 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_models: TinyModels, 
     recognizer = opened(tiny_models, shape)
     given = feed(recognizer, tiny_models.reference(shape, (10, 6)))
     whole = prefill(recognizer, given).copy()
-    recognizer._decoder.chunk_tokens = chunk
+    recognizer.model.decoder.chunk_tokens = chunk
     calls = counted(recognizer)
     logits = prefill(recognizer, given)
     assert relative(logits, whole) < ROUNDING
@@ -228,7 +228,7 @@ def test_a_prompt_read_in_chunks_gives_the_same_logits(tiny_models: TinyModels, 
 
 def test_an_engine_that_takes_shorter_inputs_gets_shorter_chunks(tiny_models: TinyModels) -> None:
     recognizer = opened(tiny_models)
-    inner = recognizer._decoder
+    inner = recognizer.model.decoder
     session = inner._session
     session.longest = lambda name, axis: 24 if (name, axis) == ("inputs_embeds", 1) else None  # type: ignore[method-assign]
     assert Decoder(session, inner.spec).chunk_tokens == 24

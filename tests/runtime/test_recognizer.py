@@ -46,15 +46,15 @@ def opened(models: TinyModels, shape: str, labels: Any = None) -> Recognizer:
 
 def start(recognizer: Recognizer, picture: Image.Image, mode: Mode, question: str | None = None) -> np.ndarray:
     """Logits [V] after the prompt, each stage run as the recognizer runs it."""
-    seen = recognizer._vision.encode(preprocess(load_image(picture), recognizer._image_config))
-    prompt = recognizer._prompts.build(question, mode, len(seen.tokens))
-    return recognizer._prefill(prompt, seen, 80)
+    seen = recognizer.model.vision.encode(preprocess(load_image(picture), recognizer.model.image))
+    prompt = recognizer.model.prompts.build(question, mode, len(seen.tokens))
+    return recognizer.model.prefill(prompt, seen, 80)
 
 
 def assert_whole_path_equals(recognizer: Recognizer, reference: HuggingFace, picture: Image.Image, mode: Mode) -> None:
     inputs = reference.inputs(picture, asked(recognizer, mode))
-    seen = recognizer._vision.encode(preprocess(load_image(picture), recognizer._image_config))
-    ids = recognizer._prompts.build(None, mode, len(seen.tokens)).ids
+    seen = recognizer.model.vision.encode(preprocess(load_image(picture), recognizer.model.image))
+    ids = recognizer.model.prompts.build(None, mode, len(seen.tokens)).ids
     assert ids.tolist() == inputs["input_ids"][0].tolist()
     logits = start(recognizer, picture, mode)
     assert relative(logits, reference.logits(inputs)[-1]) < LOGITS
@@ -198,11 +198,11 @@ def test_pictures_one_after_another_are_answered_as_by_a_fresh_recognizer(
 def test_the_cache_is_not_allocated_again_for_pictures_that_fit(tiny_models: TinyModels) -> None:
     recognizer = opened(tiny_models, "qwen2.5", LABELS)
     recognizer(drawing(200, 150))
-    buffers = {name: (id(b), b.array.ctypes.data) for name, b in recognizer._decoder._cache.items()}
+    buffers = {name: (id(b), b.array.ctypes.data) for name, b in recognizer.model.decoder._cache.items()}
     assert len(buffers) == 6
     for size in ((200, 150), (60, 60), (40, 300), (150, 200)):
         recognizer(drawing(*size))
-        assert {name: (id(b), b.array.ctypes.data) for name, b in recognizer._decoder._cache.items()} == buffers
+        assert {name: (id(b), b.array.ctypes.data) for name, b in recognizer.model.decoder._cache.items()} == buffers
 
 
 def test_a_stream_left_in_the_middle_does_not_disturb_the_next_picture(tiny_models: TinyModels) -> None:
@@ -368,7 +368,7 @@ def test_evidence_holds_what_the_answer_is_made_of(tiny_models: TinyModels, mode
             true = shares[recognizer.labels.names.index(label)]  # type: ignore[union-attr]
             assert share - 1e-6 <= true <= share + found.rest + 1e-6
         assert found.text.startswith(evidence.text) and (evidence.text == "") == (mode == "direct")
-        seen = recognizer._vision.encode(preprocess(load_image(picture), recognizer._image_config))
+        seen = recognizer.model.vision.encode(preprocess(load_image(picture), recognizer.model.image))
         np.testing.assert_array_equal(evidence.features, seen.tokens.mean(axis=0))
         assert evidence.timings.scored_tokens >= found.timings.scored_tokens > 0
 
@@ -413,7 +413,7 @@ def test_generated_text_is_that_of_transformers(tiny_models: TinyModels) -> None
 
 def test_free_text_takes_as_much_room_as_the_model_has(nano_bundle: Callable[..., Path]) -> None:
     recognizer = Recognizer(nano_bundle("fp32"), threads=1)
-    assert recognizer._decoder.spec.max_positions == 1024
+    assert recognizer.model.decoder.spec.max_positions == 1024
     assert recognizer.generate(drawing(200, 150), "What bird is this?", max_new_tokens=1024)
     with pytest.raises(EngineError, match="positions for 1024"):
         recognizer.generate(drawing(200, 150), "What bird is this? " * 300)

@@ -30,7 +30,7 @@ NEVER_RIGHT = 7  # a token that greedy texts here do not hold
 
 
 def started(recognizer: Recognizer, given: Feed, tokens: int = TOKENS) -> np.ndarray:
-    logits: np.ndarray = recognizer._decoder.prefill(
+    logits: np.ndarray = recognizer.model.decoder.prefill(
         given.embeds, given.positions, max_new_tokens=tokens, branches=32, deepstack=given.deepstack
     )
     return logits
@@ -68,7 +68,9 @@ def guessing(
         return table
 
     drafter = Drafter(known, branches=4 if trees else 1)
-    made = Speculation(recognizer._decoder, recognizer._embedding.gather, drafter, doubt_share=doubt_share, trees=trees)
+    made = Speculation(
+        recognizer.model.decoder, recognizer.model.embedding.gather, drafter, doubt_share=doubt_share, trees=trees
+    )
     always(made, lambda rows: 1 + 0.01 * rows)
     if not probed:
         made._probe = None
@@ -90,7 +92,7 @@ def with_distractors(text: Sequence[int]) -> list[list[int]]:
 
 
 def cache_of(recognizer: Recognizer, length: int) -> list[np.ndarray]:
-    return [buffer.array[:, :, :length].copy() for buffer in recognizer._decoder._cache.values()]
+    return [buffer.array[:, :, :length].copy() for buffer in recognizer.model.decoder._cache.values()]
 
 
 # Greedy
@@ -105,8 +107,8 @@ def test_greedy_tokens_are_the_same_and_take_fewer_calls(
 ) -> None:
     recognizer = Recognizer(tiny_models.bundle(shape, precision), threads=1)
     given = feed(recognizer, tiny_models.reference(shape, GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
-    length, cache = recognizer._decoder.length, cache_of(recognizer, recognizer._decoder.length)
+    expected = written(started(recognizer, given), recognizer.model.advance)
+    length, cache = recognizer.model.decoder.length, cache_of(recognizer, recognizer.model.decoder.length)
     share = FLOAT_SHARE if precision == "fp32" else ROUNDED_SHARE
     speculation = guessing(recognizer, with_distractors(expected), doubt_share=share, trees=trees, probed=True)
     for _ in range(2):
@@ -114,7 +116,7 @@ def test_greedy_tokens_are_the_same_and_take_fewer_calls(
         speculation.begin([])
         assert written(logits, speculation.advance) == expected
         speculation.end()
-        assert recognizer._decoder.length == length
+        assert recognizer.model.decoder.length == length
         for found, plain in zip(cache_of(recognizer, length), cache, strict=True):
             assert np.abs(found - plain).max() < (1e-4 if precision == "fp32" else 0.5) * np.abs(plain).max()
     counts = speculation.counts
@@ -129,7 +131,7 @@ def test_greedy_tokens_are_the_same_and_take_fewer_calls(
 def test_wrong_guesses_change_nothing(tiny_models: TinyModels, shape: str) -> None:
     recognizer = Recognizer(tiny_models.bundle(shape), threads=1)
     given = feed(recognizer, tiny_models.reference(shape, GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
+    expected = written(started(recognizer, given), recognizer.model.advance)
     wrong = [[token, NEVER_RIGHT, NEVER_RIGHT + 1, token] for token in sorted(set(expected))]
     speculation = guessing(recognizer, wrong * 5)
     logits = started(recognizer, given)
@@ -141,9 +143,9 @@ def test_wrong_guesses_change_nothing(tiny_models: TinyModels, shape: str) -> No
 def test_several_rows_have_the_same_bits_whatever_else_is_guessed(tiny_models: TinyModels) -> None:
     """What a text's bits depend on is that guesses are checked, not which: see `pace.ROWS`."""
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
-    given, decoder = feed(recognizer, tiny_models.reference("qwen2.5", GRID)), recognizer._decoder
+    given, decoder = feed(recognizer, tiny_models.reference("qwen2.5", GRID)), recognizer.model.decoder
     started(recognizer, given)
-    start, embeds = decoder.length, recognizer._embedding.gather(np.arange(40, 72))
+    start, embeds = decoder.length, recognizer.model.embedding.gather(np.arange(40, 72))
     rows = []
     for count in (2, 4, 8, 16, 32):
         decoder.rewind(start)
@@ -160,19 +162,19 @@ def test_several_rows_have_the_same_bits_whatever_else_is_guessed(tiny_models: T
 def test_choices_in_doubt_are_made_by_what_single_tokens_give(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
-    cache = cache_of(recognizer, recognizer._decoder.length)
+    expected = written(started(recognizer, given), recognizer.model.advance)
+    cache = cache_of(recognizer, recognizer.model.decoder.length)
     speculation = guessing(recognizer, with_distractors(expected))
     speculation._doubt = 1e9
     logits = started(recognizer, given)
     speculation.begin([])
     assert written(logits, speculation.advance) == expected
-    checked = recognizer._decoder.check(recognizer._embedding.gather(np.array([9])))
+    checked = recognizer.model.decoder.check(recognizer.model.embedding.gather(np.array([9])))
     again = speculation._doubted_row(checked, 0).again
     assert again is not None
     again()
     assert speculation.counts.near_ties >= TOKENS
-    for found, plain in zip(cache_of(recognizer, recognizer._decoder.length), cache, strict=True):
+    for found, plain in zip(cache_of(recognizer, recognizer.model.decoder.length), cache, strict=True):
         np.testing.assert_array_equal(found, plain)
 
 
@@ -180,13 +182,13 @@ def test_a_tie_that_rounding_breaks_otherwise_is_broken_as_without_guesses(tiny_
     """Logits of several rows are falsified by less than the doubt: the tokens stay."""
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
+    expected = written(started(recognizer, given), recognizer.model.advance)
     random = np.random.default_rng(0)
     outcome = {}
     for doubt in (0.0, 8.0):
         speculation = guessing(recognizer, with_distractors(expected))
         speculation._doubt = doubt
-        check = recognizer._decoder.check
+        check = recognizer.model.decoder.check
 
         def noisy(*arguments: Any, check: Any = check) -> Any:
             done = check(*arguments)
@@ -194,18 +196,18 @@ def test_a_tie_that_rounding_breaks_otherwise_is_broken_as_without_guesses(tiny_
             logits += random.uniform(-2, 2, logits.shape).astype(np.float32)
             return done
 
-        recognizer._decoder.check = noisy  # type: ignore[method-assign]
+        recognizer.model.decoder.check = noisy  # type: ignore[method-assign]
         logits = started(recognizer, given)
         speculation.begin([])
         outcome[doubt] = written(logits, speculation.advance)
-        recognizer._decoder.check = check  # type: ignore[method-assign]
+        recognizer.model.decoder.check = check  # type: ignore[method-assign]
     assert outcome[8.0] == expected
     assert outcome[0.0] != expected, "the noise matters here"
 
 
 def assert_guessed_is_written(recognizer: Recognizer, given: Feed, config: SamplingConfig) -> None:
     """Guesses, right ones among wrong, change no token, and save calls."""
-    expected = written(started(recognizer, given), recognizer._advance, config)
+    expected = written(started(recognizer, given), recognizer.model.advance, config)
     speculation = guessing(recognizer, with_distractors(expected), probed=True)
     logits = started(recognizer, given)
     speculation.begin([])
@@ -229,10 +231,10 @@ def test_draws_are_the_same(tiny_models: TinyModels) -> None:
 
 def test_a_screened_head_tells_the_same_tokens(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5", screened=True), threads=1)
-    head = recognizer._decoder._head
+    head = recognizer.model.decoder._head
     assert head is not None and head.screen is not None
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
+    expected = written(started(recognizer, given), recognizer.model.advance)
     speculation = guessing(recognizer, with_distractors(expected), probed=True)
     told: list[int | None] = []
     certain = head.screen.certain
@@ -249,29 +251,29 @@ def test_a_screened_head_tells_the_same_tokens(tiny_models: TinyModels) -> None:
 def test_a_text_may_end_where_the_cache_does(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    logits = recognizer._decoder.prefill(given.embeds, given.positions, max_new_tokens=1)
-    room = recognizer._decoder.capacity - recognizer._decoder.length
-    expected = written(logits, recognizer._advance, count=room)
+    logits = recognizer.model.decoder.prefill(given.embeds, given.positions, max_new_tokens=1)
+    room = recognizer.model.decoder.capacity - recognizer.model.decoder.length
+    expected = written(logits, recognizer.model.advance, count=room)
     speculation = guessing(recognizer, with_distractors(expected))
-    logits = recognizer._decoder.prefill(given.embeds, given.positions, max_new_tokens=1)
+    logits = recognizer.model.decoder.prefill(given.embeds, given.positions, max_new_tokens=1)
     speculation.begin([])
     assert written(logits, speculation.advance, count=room) == expected
     speculation.end()
-    assert recognizer._decoder.length == recognizer._decoder.capacity
+    assert recognizer.model.decoder.length == recognizer.model.decoder.capacity
 
 
 def test_tokens_that_are_given_together_follow_the_guessed_ones(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    text = written(started(recognizer, given), recognizer._advance, count=12)
-    expected = recognizer._advance([90, 91, 92]).full().copy()
+    text = written(started(recognizer, given), recognizer.model.advance, count=12)
+    expected = recognizer.model.advance([90, 91, 92]).full().copy()
     speculation = guessing(recognizer, [text])
     logits = started(recognizer, given)
     speculation.begin([])
     assert written(logits, speculation.advance, count=12) == text
     np.testing.assert_allclose(speculation.advance([90, 91, 92]).full(), expected, atol=1e-3)
     speculation.end()
-    assert recognizer._decoder.length == len(given.embeds) + 15
+    assert recognizer.model.decoder.length == len(given.embeds) + 15
 
 
 def test_the_first_text_may_hold_tokens_that_were_given_before_its_beginning_was_compared(
@@ -282,7 +284,7 @@ def test_the_first_text_may_hold_tokens_that_were_given_before_its_beginning_was
     texts = []
     for speculation in (None, guessing(recognizer, probed=True)):
         logits = started(recognizer, given)
-        advance = recognizer._advance
+        advance = recognizer.model.advance
         if speculation is not None:
             speculation.begin([])
             advance = speculation.advance
@@ -295,16 +297,16 @@ def test_the_first_text_may_hold_tokens_that_were_given_before_its_beginning_was
 def test_guesses_that_do_not_pay_are_left_out_for_a_while(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
+    expected = written(started(recognizer, given), recognizer.model.advance)
     speculation = guessing(recognizer, [expected], probed=True)
     del speculation._profit.guessed
-    check = recognizer._decoder.check
+    check = recognizer.model.decoder.check
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.05)
         return check(*arguments)
 
-    recognizer._decoder.check = slow  # type: ignore[method-assign]
+    recognizer.model.decoder.check = slow  # type: ignore[method-assign]
     for _ in range(3):
         logits = started(recognizer, given)
         speculation.begin([])
@@ -317,7 +319,7 @@ def test_guesses_that_do_not_pay_are_left_out_for_a_while(tiny_models: TinyModel
 def test_tokens_after_a_rest_are_guessed_again(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
+    expected = written(started(recognizer, given), recognizer.model.advance)
     speculation = guessing(recognizer, [expected])
     speculation._profit.rest = TOKENS // 2
     logits = started(recognizer, given)
@@ -331,7 +333,7 @@ def test_tokens_after_a_rest_are_guessed_again(tiny_models: TinyModels) -> None:
 def test_a_text_that_was_left_does_not_disturb_the_next(tiny_models: TinyModels) -> None:
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
-    expected = written(started(recognizer, given), recognizer._advance)
+    expected = written(started(recognizer, given), recognizer.model.advance)
     speculation = guessing(recognizer, [expected])
     for count in (3, 17, TOKENS):
         logits = started(recognizer, given)

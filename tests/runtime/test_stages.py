@@ -52,7 +52,7 @@ def test_along_its_own_text_a_bundle_gives_its_own_logits(recognizer: Recognizer
 
 def test_along_another_text_the_logits_are_those_of_that_text(recognizer: Recognizer, bird: Path) -> None:
     name = recognizer.labels.names[7] if recognizer.labels is not None else ""
-    ids = [*recognizer._prompts.encode_text(name), recognizer._eos_ids[0]]
+    ids = [*recognizer.model.prompts.encode_text(name), recognizer.model.eos_ids[0]]
     stages: Stages = recognizer.stages(bird, along=ids)
     steps = stages.token_logits[np.arange(len(ids)), ids] - log_normalizers(stages.token_logits)
     assert float(steps.sum()) == pytest.approx(float(recognizer.evidence(bird).log_probs[7]), abs=1e-3)

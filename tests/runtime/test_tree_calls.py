@@ -37,11 +37,11 @@ def trie_of(seed: int = 0, forms: int = 12) -> LabelTrie:
 
 def along_paths(recognizer: Recognizer, trie: LabelTrie, nodes: list[int]) -> np.ndarray:
     """Each node's path as text of its own."""
-    start = recognizer._decoder.length
+    start = recognizer.model.decoder.length
     rows = []
     for node in nodes:
-        rows.append(recognizer._extend(trie.tokens[trie.path(node)].tolist()).copy())
-        recognizer._decoder.rewind(start)
+        rows.append(recognizer.model.extend(trie.tokens[trie.path(node)].tolist()).copy())
+        recognizer.model.decoder.rewind(start)
     return np.stack(rows)
 
 
@@ -53,7 +53,9 @@ def ready(models: TinyModels, shape: str, target: str = "cpu") -> Recognizer:
 
 
 def calls_of(recognizer: Recognizer, trie: LabelTrie, room: int = ROOM) -> TreeCalls:
-    return TreeCalls(recognizer._decoder, lambda nodes: recognizer._embedding.gather(trie.tokens[nodes]), trie, room)
+    return TreeCalls(
+        recognizer.model.decoder, lambda nodes: recognizer.model.embedding.gather(trie.tokens[nodes]), trie, room
+    )
 
 
 def together(calls: TreeCalls, nodes: list[int], wanted: list[int] | None = None) -> np.ndarray:
@@ -114,30 +116,30 @@ def test_decoding_after_a_tree_equals_decoding_without_bitwise(
     tiny_models: TinyModels, shape: str, target: str
 ) -> None:
     recognizer = ready(tiny_models, shape, target)
-    decoder, trie = recognizer._decoder, trie_of(1)
+    decoder, trie = recognizer.model.decoder, trie_of(1)
     length = decoder.length
-    expected = [recognizer._extend([token]).copy() for token in (20, 30, 40)]
+    expected = [recognizer.model.extend([token]).copy() for token in (20, 30, 40)]
     decoder.rewind(length)
     with calls_of(recognizer, trie) as calls:
         together(calls, trie.inner.tolist())
     assert decoder.length == length
     for token, row in zip((20, 30, 40), expected, strict=True):
-        np.testing.assert_array_equal(recognizer._extend([token]), row)
+        np.testing.assert_array_equal(recognizer.model.extend([token]), row)
 
 
 def test_an_error_inside_leaves_the_cache_as_it_was(tiny_models: TinyModels) -> None:
     recognizer = ready(tiny_models, "qwen2.5")
-    length = recognizer._decoder.length
+    length = recognizer.model.decoder.length
     with pytest.raises(ZeroDivisionError), calls_of(recognizer, trie_of()) as calls:
         together(calls, trie_of().inner[:2].tolist())
         raise ZeroDivisionError
-    assert recognizer._decoder.length == length
+    assert recognizer.model.decoder.length == length
 
 
 def test_without_tree_attention_the_paths_give_the_same_logits(tiny_models: TinyModels) -> None:
     # The cache of target cuda is float16: its own paths are what it is compared with, and the cpu's with less.
     recognizer, cpu = ready(tiny_models, "qwen2.5", "cuda"), ready(tiny_models, "qwen2.5")
-    assert not recognizer._decoder.spec.tree_attention and cpu._decoder.spec.tree_attention
+    assert not recognizer.model.decoder.spec.tree_attention and cpu.model.decoder.spec.tree_attention
     trie = trie_of(5)
     nodes = trie.inner.tolist()
     with calls_of(recognizer, trie) as calls, calls_of(cpu, trie) as tree:

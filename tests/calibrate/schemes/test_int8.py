@@ -124,8 +124,8 @@ def with_float_activations(recognizer: Recognizer, folder: Path) -> Recognizer:
         (folder / source.name).write_bytes(graph.SerializeToString())
         shutil.copy(recognizer.bundle.file(f"{name}.onnx.data"), folder)
         sessions[name] = OnnxRuntimeSession(folder / source.name, threads=1)
-    recognizer._vision = VisionEncoder(sessions["vision"], recognizer._vision._spec)
-    recognizer._decoder = Decoder(sessions["decoder"], recognizer._decoder.spec)
+    recognizer.model.vision = VisionEncoder(sessions["vision"], recognizer.model.vision._spec)
+    recognizer.model.decoder = Decoder(sessions["decoder"], recognizer.model.decoder.spec)
     return recognizer
 
 
@@ -136,7 +136,7 @@ def test_graphs_compute_with_exactly_the_rounded_weights(tiny_models: TinyModels
     expected = reference(rounded(tiny_models.model(shape)), GRID)
     recognizer = Recognizer(tiny_models.bundle(shape, "int8"), threads=1)
     recognizer = with_float_activations(recognizer, tmp_path)
-    seen = recognizer._vision.encode(Patches(expected.pixels, (1, *GRID)))
+    seen = recognizer.model.vision.encode(Patches(expected.pixels, (1, *GRID)))
     assert relative(seen.tokens, expected.image_embeds) < 1e-4
     assert relative(all_logits(recognizer, expected), expected.logits) < 1e-3
 

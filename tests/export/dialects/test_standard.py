@@ -79,7 +79,7 @@ def test_image_embeddings_equal_transformers(tiny_models: TinyModels, shape: str
     recognizer = opened(tiny_models, shape, spelling)
     for grid in GRIDS:
         expected = tiny_models.reference(shape, grid)
-        seen = recognizer._vision.encode(Patches(expected.pixels, (1, *grid)))
+        seen = recognizer.model.vision.encode(Patches(expected.pixels, (1, *grid)))
         assert relative(seen.tokens, expected.image_embeds) < EMBEDS, grid
 
 
@@ -100,10 +100,10 @@ def test_64_greedy_tokens_equal_transformers(tiny_models: TinyModels, shape: str
 
 def test_float16_stays_near_transformers(tiny_models: TinyModels, shape: str, spelling: str) -> None:
     recognizer = opened(tiny_models, shape, spelling, "fp16")
-    assert recognizer._decoder.spec.cache_dtype == "float16"
+    assert recognizer.model.decoder.spec.cache_dtype == "float16"
     for grid in GRIDS:
         expected = tiny_models.reference(shape, grid)
-        seen = recognizer._vision.encode(Patches(expected.pixels, (1, *grid)))
+        seen = recognizer.model.vision.encode(Patches(expected.pixels, (1, *grid)))
         assert relative(seen.tokens, expected.image_embeds) < HALF_EMBEDS, grid
         assert relative(all_logits(recognizer, expected), expected.logits) < HALF_LOGITS, grid
 
@@ -112,14 +112,14 @@ def test_float16_stays_near_transformers(tiny_models: TinyModels, shape: str, sp
 def test_cached_decode_equals_uncached_forward(tiny_models: TinyModels, family: str, spelling: str) -> None:
     recognizer = opened(tiny_models, family, spelling)
     given = feed(recognizer, tiny_models.reference(family, (10, 6)))
-    decoder, rows = recognizer._decoder, [prefill(recognizer, given).copy()]
+    decoder, rows = recognizer.model.decoder, [prefill(recognizer, given).copy()]
     tokens = []
     for _ in range(20):
         tokens.append(int(rows[-1].argmax()))
-        rows.append(recognizer._extend(tokens[-1:]).copy())
+        rows.append(recognizer.model.extend(tokens[-1:]).copy())
     start = decoder.length - len(tokens)
     decoder.rewind(start)
-    at_once = decoder.forward(recognizer._embedding.gather(np.array(tokens)), np.arange(len(tokens)))
+    at_once = decoder.forward(recognizer.model.embedding.gather(np.array(tokens)), np.arange(len(tokens)))
     assert relative(np.stack(rows[1:]), at_once) < 1e-4
 
 
@@ -137,11 +137,11 @@ def test_a_picture_leaves_nothing_in_the_cache_for_the_next(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tree_of_tokens_equals_its_branches_one_by_one(tiny_models: TinyModels, family: str, spelling: str) -> None:
     recognizer = opened(tiny_models, family, spelling)
-    decoder = recognizer._decoder
+    decoder = recognizer.model.decoder
     given = feed(recognizer, tiny_models.reference(family, (8, 8)))
     logits = decoder.prefill(given.embeds, given.positions, max_new_tokens=8, branches=8, deepstack=given.deepstack)
     length, first = decoder.length, int(logits.argmax())
-    gather = recognizer._embedding.gather
+    gather = recognizer.model.embedding.gather
     # A root with two children, and a child of the first of them.
     tokens, parents = np.array([first, 7, 11, 13]), [-1, 0, 0, 1]
     seen = np.eye(4, dtype=bool)

@@ -130,7 +130,7 @@ def test_a_bundle_answers_as_its_graphs_do(
         found, expected = on_gpu(picture), on_cpu(picture)
         assert found.label == expected.label
         assert found.probability == pytest.approx(expected.probability, abs=1e-4 if precision == "fp32" else 2e-2)
-    assert {width for _, _, width in on_gpu._decoder._calls} == {1}, "trees of one size are one bound call"
+    assert {width for _, _, width in on_gpu.model.decoder._calls} == {1}, "trees of one size are one bound call"
 
 
 def test_reasoning_is_the_same_text_and_one_launch_a_token(
@@ -158,8 +158,8 @@ def test_prompts_longer_than_a_chunk_are_read_in_chunks(
     bundle, picture = built("10.16.1.11"), birds(1)[0]
     recognizer = Recognizer(bundle)
     context = recognizer.stages(picture, max_new_tokens=8)
-    assert recognizer._decoder.length > CHUNK, "the picture alone is longer"
-    assert recognizer._decoder.chunk_tokens == CHUNK
+    assert recognizer.model.decoder.length > CHUNK, "the picture alone is longer"
+    assert recognizer.model.decoder.chunk_tokens == CHUNK
     expected = Recognizer(bundle, device="cpu", threads=1).stages(picture, max_new_tokens=8)
     np.testing.assert_array_equal(context.tokens, expected.tokens)
     np.testing.assert_allclose(context.token_logits, expected.token_logits, atol=1e-3)
@@ -185,11 +185,11 @@ def test_a_picture_is_seen_and_read_without_waiting_for_anything_but_the_logits(
     expected = [Recognizer(bundle, device="cpu", threads=1).stages(picture).logits for picture in (first, second)]
     width = recognizer.bundle.manifest["decoder"]["hidden"] * 4
     for picture in (first, second, first):  # buffers, contexts and graphs are made
-        recognizer._read(picture, Request("direct"))
+        recognizer._reader.read(picture, Request("direct"))
     for picture, logits in ((second, expected[1]), (first, expected[0])):
         cuda.calls.clear()
         cuda.copies.clear()
-        context = recognizer._read(picture, Request("direct"))
+        context = recognizer._reader.read(picture, Request("direct"))
         waits = [place for place, name in enumerate(cuda.calls) if name.endswith("Synchronize")]
         assert waits == [len(cuda.calls) - 1], "the logits are the last of all, and all that is waited for"
         assert [size for kind, size in cuda.copies if kind == 2] == [logits.nbytes], "and all that comes down"
