@@ -7,7 +7,7 @@ run    a bundle for the CPU, opened, asked twice about each of two pictures of 6
        says of the longest sequence that this leaves room for.
 build  engines of TensorRT-RTX, built for rtx-40 without a GPU, all graphs of a bundle one after another in one process;
        left out where tensorrt-rtx is not installed.
-3b     what `export_3b.json` and `awq_3b.json` recorded, against the plan of a bundle of that shape.
+3b     what `export_3b.json` and `decode_3b.json` recorded, against the plan of a bundle of that shape.
 
     python -m benchmarks.memory_plan [--checkpoint models/nano ...] [--folder out/memory-plan] [--json FILE]
 """
@@ -96,10 +96,10 @@ def builds(checkpoint: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 def recorded() -> Iterator[dict[str, Any]]:
     """The 3B shape, measured by other benchmarks."""
-    for name, precision in (("export_3b", "int8"), ("awq_3b", "int4-128")):
+    for name, part, precision in (("export_3b", "answer", "int8"), ("decode_3b", "memory", "int4-128")):
         path = RESULTS / f"{name}.json"
         if path.exists():
-            measured = json.loads(path.read_text(encoding="utf-8"))["answer"]["peak_bytes"]
+            measured = json.loads(path.read_text(encoding="utf-8"))[part]["peak_bytes"]
             predicted = plan_memory(facts_of(QWEN_3B, "cpu", precision), ROOMY).run_bytes
             yield row(f"qwen2.5-vl-3b, {precision}, answer ({name}.json)", predicted, measured)
 

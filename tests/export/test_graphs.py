@@ -69,7 +69,7 @@ def test_deepstack_features_equal_transformers(tiny_models: TinyModels, grid: tu
     model, given = tiny_models.model("qwen3"), tiny_models.reference("qwen3", grid)
     with torch.inference_mode():
         visual = model.model.visual(torch.from_numpy(given.pixels), grid_thw=torch.tensor([[1, *grid]]))
-    seen = opened(tiny_models, "qwen3")._vision.encode(Patches(given.pixels, (1, *grid)))
+    seen = opened(tiny_models, "qwen3").model.vision.encode(Patches(given.pixels, (1, *grid)))
     assert len(seen.deepstack) == len(visual.deepstack_features) == 2
     for found, expected in zip(seen.deepstack, visual.deepstack_features, strict=True):
         assert relative(found, expected.numpy()) < EMBEDS
