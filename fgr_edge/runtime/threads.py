@@ -17,7 +17,7 @@ def usable_threads(threads: int | None) -> int:
 
 
 def in_threads(call: Callable[[int], None], numbers: Iterable[int], threads: int) -> None:
-    """`call` with each number, in so many threads, this one among them; the first error is raised."""
+    """`call` with each number, in so many threads, this one among them; the lowest number's error is raised."""
     left = list(numbers)[::-1]
     if threads < 2 or len(left) < 2:
         for number in reversed(left):
@@ -25,17 +25,24 @@ def in_threads(call: Callable[[int], None], numbers: Iterable[int], threads: int
         return
     from concurrent.futures import ThreadPoolExecutor  # only large work needs it
 
+    failed: dict[int, Exception] = {}
+
     def work() -> None:
         while left:
             try:
                 number = left.pop()
             except IndexError:  # another thread took it
                 return
-            call(number)
+            try:
+                call(number)
+            except Exception as error:
+                failed[number] = error
+                left.clear()
 
     # Starting a thread for each core and waiting for them takes longer than the work of some callers.
     with ThreadPoolExecutor(min(threads, len(left)) - 1) as pool:
-        others = [pool.submit(work) for _ in range(min(threads, len(left)) - 1)]
+        for _ in range(min(threads, len(left)) - 1):
+            pool.submit(work)
         work()
-        for other in others:
-            other.result()
+    if failed:
+        raise failed[min(failed)]

@@ -37,14 +37,14 @@ def test_a_screened_bundle_holds_the_head_once_and_its_coarse_copy(tiny_models: 
     plain, screened = (Bundle.open(tiny_models.bundle("qwen2.5-wide", screened=s), verify="full") for s in (None, True))
     assert not FILES & set(plain.manifest["files"]) and "screen" not in plain.manifest
     assert set(screened.manifest["files"]) == FILES | set(plain.manifest["files"])
-    assert screened.manifest["screen"] == {"scheme": "int8", "block_size": 128}
+    assert screened.manifest["screen"] == {"scheme": "int8", "block_size": 64}  # of 144 columns
     sizes = {name: entry["size"] for name, entry in screened.manifest["files"].items()}
     head = 320 * 144 * 4
     assert sizes["head.onnx.data"] == head
     assert plain.manifest["files"]["decoder.onnx.data"]["size"] - sizes["decoder.onnx.data"] == pytest.approx(
         head, abs=64
     )
-    assert sizes["screen.onnx.data"] == 320 * (2 * 128 + 2 * 4)  # a whole block and a partial one, a scale each
+    assert sizes["screen.onnx.data"] == 320 * (3 * 64 + 3 * 4)  # two whole blocks and a partial one, a scale each
     for name in ("head", "screen"):
         onnx.checker.check_model(str(screened.file(f"{name}.onnx")))
     assert "int8 copy of the head" in summary(screened.path)
