@@ -22,6 +22,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     rows = {name: row for name, row in document["contenders"].items() if row["reason"] is None}
     figure, panels = pyplot.subplots(2, 2, figsize=(15, 2 + 0.6 * len(rows)))
@@ -35,6 +36,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         panel.margins(x=0.12)
         if title.endswith("(log)"):
             panel.set_xscale("log")
+            panel.xaxis.set_minor_formatter(NullFormatter())  # or numbers overlap where the axis spans one power of ten
     bandwidth = document["read_bandwidth_gbps"]["p50"]
     figure.suptitle(
         f"{document['checkpoint']}: {document['prompt_tokens']} tokens of prompt, {document['new_tokens']} new, "
