@@ -63,6 +63,16 @@ def random_table(rng: np.random.Generator, trie: LabelTrie, sharpness: float) ->
     return (sharpness * rng.standard_normal((len(trie), VOCAB))).astype(np.float32)
 
 
+def tables_with(value: float) -> Iterator[tuple[LabelTrie, np.ndarray]]:
+    """A trie and its table, one logit of which is `value`: at the root, at the first inner node, at the last."""
+    rng = np.random.default_rng(0)
+    trie = random_trie(rng, 20)
+    for node in (0, int(trie.inner[0]), int(trie.inner[-1])):
+        table = random_table(rng, trie, 1.0)
+        table[node, 3] = value
+        yield trie, table
+
+
 def one_by_one(trie: LabelTrie, table: np.ndarray) -> np.ndarray:
     """Log-probability of each form, token after token, in float64."""
     rows = table.astype(np.float64)

@@ -9,7 +9,7 @@ from fgr_edge.errors import EngineError
 from fgr_edge.runtime.best_first import BEST_FIRST_NODES, BestScores, Weighting, score_best
 from fgr_edge.runtime.label_scores import score_all
 from fgr_edge.runtime.trie import LabelTrie
-from tests.runtime.made_up_tries import END, VOCAB, MadeUpCalls, one_by_one, random_table, random_trie
+from tests.runtime.made_up_tries import END, VOCAB, MadeUpCalls, one_by_one, random_table, random_trie, tables_with
 
 
 def plain(trie: LabelTrie) -> Weighting:
@@ -192,11 +192,7 @@ def test_the_order_of_the_labels_changes_no_bit() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.filterwarnings("error")
 def test_logits_that_are_no_numbers_are_an_error_wherever_they_are(bad: float) -> None:
-    rng = np.random.default_rng(0)
-    trie = random_trie(rng, 20)
-    for node in (0, int(trie.inner[0]), int(trie.inner[-1])):
-        table = random_table(rng, trie, 1.0)
-        table[node, 3] = bad
+    for trie, table in tables_with(bad):
         with pytest.raises(EngineError, match="logits are not finite numbers"):
             best_of(trie, table, plain(trie), tolerance=0.0)
 

@@ -8,7 +8,7 @@ import pytest
 from fgr_edge.errors import EngineError
 from fgr_edge.runtime.label_scores import WORTH_THREADS, chunk_nodes, chunk_room, log_normalizers, score_all
 from fgr_edge.runtime.trie import LabelTrie
-from tests.runtime.made_up_tries import END, VOCAB, MadeUpCalls, one_by_one, random_table, random_trie
+from tests.runtime.made_up_tries import END, VOCAB, MadeUpCalls, one_by_one, random_table, random_trie, tables_with
 
 # Full scores
 
@@ -70,11 +70,7 @@ def test_normalizers_of_large_logits_do_not_overflow() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.filterwarnings("error")
 def test_logits_that_are_no_numbers_are_an_error_wherever_they_are(bad: float) -> None:
-    rng = np.random.default_rng(0)
-    trie = random_trie(rng, 20)
-    for node in (0, int(trie.inner[0]), int(trie.inner[-1])):
-        table = random_table(rng, trie, 1.0)
-        table[node, 3] = bad
+    for trie, table in tables_with(bad):
         with pytest.raises(EngineError, match="logits are not finite numbers"):
             score_all(trie, table[0], MadeUpCalls(trie, table), 512)  # type: ignore[arg-type]
 
