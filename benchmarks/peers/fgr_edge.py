@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from benchmarks.peers.peer import Decoded, FirstToken
 from fgr_edge import Recognizer
-from fgr_edge.runtime.image import load_image, preprocess
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 
 
@@ -33,22 +32,22 @@ class FgrEdge:
 
     def first_logits(self, picture: Path) -> npt.NDArray[np.float32]:
         """Logits [V] that the first token is chosen by."""
-        recognizer = self._recognizer
-        embeds = recognizer.model.vision.encode(preprocess(load_image(picture), recognizer.model.image))
-        prompt = recognizer.model.prompts.build(None, "direct", len(embeds.tokens))
-        logits: npt.NDArray[np.float32] = recognizer.model.prefill(prompt, embeds, self._room)
+        model = self._recognizer.model
+        embeds = model.vision.encode(model.patches(picture))
+        prompt = model.prompts.build(None, "direct", embeds.count)
+        logits: npt.NDArray[np.float32] = model.prefill(prompt, embeds, self._room)
         return logits
 
     def first_token(self, picture: Path) -> FirstToken:
-        """As `Recognizer._run` does it."""
-        recognizer = self._recognizer
+        """As `runtime/reading.py` does it."""
+        model = self._recognizer.model
         times = [time.perf_counter()]
-        patches = preprocess(load_image(picture), recognizer.model.image)
+        patches = model.patches(picture)
         times.append(time.perf_counter())
-        embeds = recognizer.model.vision.encode(patches)
+        embeds = model.vision.encode(patches)
         times.append(time.perf_counter())
-        prompt = recognizer.model.prompts.build(None, "direct", len(embeds.tokens))
-        self._first = int(recognizer.model.prefill(prompt, embeds, self._room).argmax())
+        prompt = model.prompts.build(None, "direct", embeds.count)
+        self._first = int(model.prefill(prompt, embeds, self._room).argmax())
         times.append(time.perf_counter())
         names = ("preprocess", "vision", "prefill")
         stages = {name: (end - start) * 1e3 for name, start, end in zip(names, times, times[1:], strict=False)}

@@ -51,7 +51,7 @@ class PlacedRows:
 Rows = Floats | PlacedRows
 
 
-def send(rows: Floats | PlacedRows, buffer: Buffer) -> None:
+def send(rows: Rows, buffer: Buffer) -> None:
     """Put rows [S, H] into a buffer [1, S, H] and make them visible to its engine."""
     if isinstance(rows, PlacedRows):
         buffer.array[0] = rows.text

@@ -40,8 +40,9 @@ def in_threads(call: Callable[[int], None], numbers: Iterable[int], threads: int
                 left.clear()
 
     # Starting a thread for each core and waiting for them takes longer than the work of some callers.
-    with ThreadPoolExecutor(min(threads, len(left)) - 1) as pool:
-        for _ in range(min(threads, len(left)) - 1):
+    others = min(threads, len(left)) - 1
+    with ThreadPoolExecutor(others) as pool:
+        for _ in range(others):
             pool.submit(work)
         work()
     if failed:
