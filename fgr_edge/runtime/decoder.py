@@ -215,7 +215,7 @@ class Decoder:
 
     def advance(self, embeds: Floats) -> LazyLogits:
         """As `extend`, but logits are computed when they are asked for, if the head is a graph of its own."""
-        return Checked(self._run(embeds, np.array([len(embeds) - 1]), (), None, None), self._head).after(0)
+        return Checked(self._run(embeds, np.array([len(embeds) - 1]), (), None, None)).after(0)
 
     def check(self, embeds: Floats, parents: Sequence[int] | None = None) -> Checked:
         """Append S tokens to see what would come after each; `keep` says which of them stay.
@@ -230,11 +230,11 @@ class Decoder:
         """
         rows = np.arange(len(embeds))
         if parents is None:
-            return Checked(self._run(embeds, rows, (), None, None), self._head)
+            return Checked(self._run(embeds, rows, (), None, None))
         self._require_trees()
         depths, mask = tree(tuple(parents))
         slots = self.length + depths
-        return Checked(self._run(embeds, rows, (), slots, mask), self._head)
+        return Checked(self._run(embeds, rows, (), slots, mask))
 
     def keep(self, start: int, rows: Sequence[int]) -> None:
         """Of the tokens that `check` appended when the cache held `start`, keep one branch: `rows`, in its order.
@@ -276,7 +276,7 @@ class Decoder:
         """
         self._require_trees()
         for call in self._run_parts(self._parts(len(embeds), rows), embeds, (), slots, mask):
-            yield from call.in_parts(self._head)
+            yield from call.in_parts()
 
     def _require_trees(self) -> None:
         if not self.spec.tree_attention:
@@ -378,4 +378,4 @@ class Decoder:
             return DecoderCall(embeds, list(given.values()), deepstack, run, logits)
         hidden = outputs["hidden"] = buffer((1, len(step.rows), spec.hidden), np.float32)
         run = self._session.bind(inputs, outputs)
-        return DecoderCall(embeds, list(given.values()), deepstack, run, None, hidden, self._head.bind)
+        return DecoderCall(embeds, list(given.values()), deepstack, run, None, hidden, self._head)

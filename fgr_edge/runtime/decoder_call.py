@@ -26,8 +26,7 @@ class DecoderCall:
 
     Attributes:
         logits_buffer: [1, R, V]; None until it is asked for, where the head is a graph of its own.
-        hidden, bind_head: rows [1, R, H], the head's buffer for their logits and the call that fills it; None where the
-            head is inside.
+        hidden, head: rows [1, R, H], and the graph that makes logits of them; None where the head is inside.
     """
 
     embeds: Buffer
@@ -36,7 +35,7 @@ class DecoderCall:
     run: Callable[[], None]
     logits_buffer: Buffer | None
     hidden: Buffer | None = None
-    bind_head: Callable[[Buffer], tuple[Buffer, Callable[[], None]]] | None = None
+    head: Head | None = None
     _project: Callable[[], None] | None = None
     _read: bool = False  # whether the logits of the last run are in their buffer
 
@@ -48,8 +47,8 @@ class DecoderCall:
     def logits(self) -> Floats:
         """Logits [R, V] of the last run."""
         if self.logits_buffer is None:
-            assert self.hidden is not None and self.bind_head is not None
-            self.logits_buffer, self._project = self.bind_head(self.hidden)
+            assert self.hidden is not None and self.head is not None
+            self.logits_buffer, self._project = self.head.bind(self.hidden)
         if not self._read:
             if self._project is not None:
                 self._project()
@@ -58,13 +57,13 @@ class DecoderCall:
         logits: Floats = self.logits_buffer.array[0]
         return logits
 
-    def in_parts(self, head: Head | None) -> Iterator[Floats]:
+    def in_parts(self) -> Iterator[Floats]:
         """Logits [P, V] of the last run, some rows after the others; each part is overwritten by the next."""
-        if head is None or self.hidden is None or self.hidden.shape[1] <= DIRECT_ROWS:
+        if self.head is None or self.hidden is None or self.hidden.shape[1] <= DIRECT_ROWS:
             yield self.logits()
             return
         self.hidden.download()
-        yield from head.in_parts(self.hidden.array[0])
+        yield from self.head.in_parts(self.hidden.array[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,6 @@ class Checked:
     """What the decoder says after each token of a call; until its next call."""
 
     call: DecoderCall
-    head: Head | None
 
     def after(self, row: int, doubt: float = 0.0, again: Callable[[], LazyLogits] | None = None) -> LazyLogits:
         """Logits after one of the rows that were asked for; see `LazyLogits` for what makes them doubtful."""
@@ -82,10 +80,10 @@ class Checked:
             logits: Floats = call.logits()[row]
             return logits
 
-        if call.hidden is None or self.head is None or self.head.screen is None:
+        if call.hidden is None or call.head is None or call.head.screen is None:
             return LazyLogits(full, doubt=doubt, again=again)
         call.hidden.download()
-        return LazyLogits(full, call.hidden.array[0, row], self.head.screen, doubt, again)
+        return LazyLogits(full, call.hidden.array[0, row], call.head.screen, doubt, again)
 
 
 @lru_cache(maxsize=256)  # drafts recur: most are a chain
