@@ -114,8 +114,7 @@ def _prefill(case: Case, name: str, _: Any) -> float:
         decoder.forward(embeds, np.array([len(embeds) - 1]))
     else:
         for part in np.array_split(embeds, -(-len(embeds) // case.scorer._chunk)):
-            checked = decoder.check(part)
-            for _logits in checked.call.in_parts(checked.head):
+            for _logits in decoder.check(part).call.in_parts():
                 pass
     return (time.perf_counter() - start) * 1e3
 
