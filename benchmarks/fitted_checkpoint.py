@@ -38,7 +38,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from benchmarks.peers.transformers_eager import TransformersEager
 from fgr_edge import Recognizer
 from fgr_edge.data.labelled import LabelledPicture, read_labelled
-from fgr_edge.runtime.trie import LabelTrie
+from fgr_edge.runtime.label_trie.trie import LabelTrie
 
 MIN_PIXELS = 200_000  # 16 x 16 picture tokens of 28 x 28, where the photograph is square
 SMALLEST_SHARE = 0.005  # names that the teacher finds less likely are left to chance

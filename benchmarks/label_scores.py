@@ -39,7 +39,7 @@ from benchmarks.report import cell, percentiles, publish, ratio, table
 from fgr_edge import Recognizer
 from fgr_edge.data.labelled import read_labelled
 from fgr_edge.runtime.confidence import Confidence
-from fgr_edge.runtime.label_scorer import DIRECT, LabelScorer
+from fgr_edge.runtime.label_trie.label_scorer import DIRECT, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.request import Request
 

@@ -32,9 +32,9 @@ from benchmarks.random_checkpoint import QWEN_3B, Shape
 from benchmarks.report import publish, table
 from fgr_edge.bench.child import run_child
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.memory_facts import BYTES_PER_WEIGHT, MemoryFacts, Target, read_facts
-from fgr_edge.runtime.memory_plan import plan_memory
-from fgr_edge.runtime.plan_devices import PlanDevice
+from fgr_edge.runtime.memory.devices import PlanDevice
+from fgr_edge.runtime.memory.facts import BYTES_PER_WEIGHT, MemoryFacts, Target, read_facts
+from fgr_edge.runtime.memory.plan import plan_memory
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROOMY = PlanDevice("roomy", 1 << 44, 0, "nothing", shared=True)

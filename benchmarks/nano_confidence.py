@@ -29,7 +29,7 @@ from fgr_edge.evaluate.metrics import brier_score, expected_calibration_error, n
 from fgr_edge.export.progress import progress_bar
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.confidence import softmax
-from fgr_edge.runtime.label_scorer import ClassScores
+from fgr_edge.runtime.label_trie.label_scorer import ClassScores
 
 
 def figures(probabilities: Any, classes: Any) -> dict[str, float]:

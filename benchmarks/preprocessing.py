@@ -35,8 +35,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.picture import write_picture
 from benchmarks.report import cell, percentiles, publish, ratio, table
 from fgr_edge.runtime.image import ImageConfig, load_image
-from fgr_edge.runtime.nv12 import Nv12Frame
-from fgr_edge.runtime.shortcuts import read_patches
+from fgr_edge.runtime.pictures.nv12 import Nv12Frame
+from fgr_edge.runtime.pictures.shortcuts import read_patches
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZES = {"nano": (33_124, 39_788), "default": (3_136, 1_003_520), "qwen2.5-vl": (3_136, 12_845_056)}

@@ -30,7 +30,7 @@ from benchmarks.memory_plan import ROOMY, facts_of
 from benchmarks.random_checkpoint import QWEN_3B
 from benchmarks.report import cell, gibibytes, publish, table
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.memory_plan import plan_memory
+from fgr_edge.runtime.memory.plan import plan_memory
 
 PRECISIONS = ("fp16", "int8", "int4")
 PROFILES = ("one", "two")

@@ -43,9 +43,9 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from benchmarks.report import publish, ratio, table
 from benchmarks.speculation_rows import BUNDLE_HEAD, ROWS_HEAD, TEXT_HEAD, bundle_rows, cost_rows, text_rows
-from fgr_edge.runtime.drafts import BRANCHES, Drafter
-from fgr_edge.runtime.ngrams import NgramTable
-from fgr_edge.runtime.pace import ROWS
+from fgr_edge.runtime.guessing.drafts import BRANCHES, Drafter
+from fgr_edge.runtime.guessing.ngrams import NgramTable
+from fgr_edge.runtime.guessing.pace import ROWS
 
 Ids = list[int]
 One = TypeVar("One")
@@ -170,7 +170,7 @@ def with_phrases(bundle: Path, folder: Path, texts: Sequence[str]) -> Path:
     """A copy of a bundle that holds these texts."""
     from fgr_edge.runtime.bundle import TOKENIZER, Bundle
     from fgr_edge.runtime.bundle_amendment import BundleAmendment
-    from fgr_edge.runtime.phrases import PHRASES, save_phrases
+    from fgr_edge.runtime.guessing.phrases import PHRASES, save_phrases
     from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
     from fgr_edge.runtime.specs import read_spec
 

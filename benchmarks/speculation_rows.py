@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import cell
-from fgr_edge.runtime.pace import ROWS
+from fgr_edge.runtime.guessing.pace import ROWS
 
 Rows = list[list[str]]
 Object = Mapping[str, Any]

@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from benchmarks.label_names import names
-from fgr_edge.runtime.label_scorer import DIRECT, compile_frames
+from fgr_edge.runtime.label_trie.label_scorer import DIRECT, compile_frames
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.prompt_text import DEFAULT_QUESTION, DIRECT_TEMPLATE
 

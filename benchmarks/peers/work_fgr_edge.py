@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.peers.fgr_edge import FgrEdge
 from benchmarks.peers.worker import Floats, Generated, Scored, Seen, ms_since, serve
 from fgr_edge.runtime.confidence import Confidence
-from fgr_edge.runtime.label_scorer import DIRECT, LabelScorer
+from fgr_edge.runtime.label_trie.label_scorer import DIRECT, LabelScorer
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 

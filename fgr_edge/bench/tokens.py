@@ -15,9 +15,9 @@ import numpy as np
 
 from fgr_edge.runtime.bundle import TOKENIZER, Bundle
 from fgr_edge.runtime.image import ImageConfig, load_image
+from fgr_edge.runtime.pictures.resize import target_size
 from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
 from fgr_edge.runtime.recognizer import Recognizer
-from fgr_edge.runtime.resize import target_size
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 from fgr_edge.runtime.specs import read_spec
 

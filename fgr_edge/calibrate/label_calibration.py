@@ -28,10 +28,10 @@ from fgr_edge.evaluate.evaluation import Skipped, class_indices
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, Bundle, sha256_of
 from fgr_edge.runtime.bundle_amendment import BundleAmendment
 from fgr_edge.runtime.confidence import CONFIDENCE, MODES, SCHEMA_VERSION, softmax
-from fgr_edge.runtime.label_scorer import compile_frames
+from fgr_edge.runtime.guessing.phrases import PHRASES, save_phrases
+from fgr_edge.runtime.label_trie.label_scorer import compile_frames
 from fgr_edge.runtime.labels import LabelSet, read_labels
 from fgr_edge.runtime.outliers import OutlierDetector, outliers_file
-from fgr_edge.runtime.phrases import PHRASES, save_phrases
 from fgr_edge.runtime.prompt import Mode, PromptBuilder, PromptSpec
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.specs import read_spec

@@ -17,7 +17,7 @@ from fgr_edge.calibrate.golden_bounds import PIXELS, Bounds, error_of
 from fgr_edge.calibrate.parity_document import Measure
 from fgr_edge.errors import BundleError
 from fgr_edge.runtime.confidence import MODES
-from fgr_edge.runtime.label_scores import log_normalizers
+from fgr_edge.runtime.label_trie.label_scores import log_normalizers
 from fgr_edge.runtime.prompt import Mode
 from fgr_edge.runtime.stages import Stages
 

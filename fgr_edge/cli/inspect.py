@@ -34,10 +34,10 @@ def inspect(
         return
     from fgr_edge.cli.export import parse_image_size
     from fgr_edge.runtime.bundle import Bundle
-    from fgr_edge.runtime.memory_advice import advised, plan_table
-    from fgr_edge.runtime.memory_facts import read_facts
-    from fgr_edge.runtime.memory_plan import plan_memory
-    from fgr_edge.runtime.plan_devices import find_device
+    from fgr_edge.runtime.memory.advice import advised, plan_table
+    from fgr_edge.runtime.memory.devices import find_device
+    from fgr_edge.runtime.memory.facts import read_facts
+    from fgr_edge.runtime.memory.plan import plan_memory
 
     device = find_device(plan)
     size = parse_image_size(image_size)

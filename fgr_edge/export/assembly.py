@@ -37,7 +37,7 @@ from fgr_edge.export.weights import CHUNK_VALUES
 from fgr_edge.runtime.bundle import LABELS, TOKENIZER, sha256_of
 from fgr_edge.runtime.bundle_writer import BundleWriter
 from fgr_edge.runtime.head import SCREEN_NORMS
-from fgr_edge.runtime.label_scorer import compile_frames
+from fgr_edge.runtime.label_trie.label_scorer import compile_frames
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
 from fgr_edge.runtime.stored_labels import StoredLabels

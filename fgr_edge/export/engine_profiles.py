@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fgr_edge.errors import ConfigError
-from fgr_edge.runtime.best_first import BATCHES, BEST_FIRST_NODES
 from fgr_edge.runtime.engine_record import EngineProfile, Shape
 from fgr_edge.runtime.image import ImageConfig
-from fgr_edge.runtime.label_scores import chunk_nodes, chunk_room
+from fgr_edge.runtime.label_trie.best_first import BATCHES, BEST_FIRST_NODES
+from fgr_edge.runtime.label_trie.label_scores import chunk_nodes, chunk_room
 from fgr_edge.runtime.manifest import Manifest
-from fgr_edge.runtime.resize import smart_resize
+from fgr_edge.runtime.pictures.resize import smart_resize
 from fgr_edge.runtime.specs import read_spec
 
 Range = tuple[int, int, int]

@@ -43,8 +43,8 @@ from fgr_edge.export.trial import Trial
 from fgr_edge.export.workshop import ORIGINAL, Workshop
 from fgr_edge.runtime.bundle import TOKENIZER
 from fgr_edge.runtime.bundle_writer import BundleWriter, check_output
+from fgr_edge.runtime.guessing.phrases import PHRASES, save_phrases
 from fgr_edge.runtime.labels import LabelSet, normalized, read_labels
-from fgr_edge.runtime.phrases import PHRASES, save_phrases
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tokenizers.decoders import DecodeStream
 
 from fgr_edge.runtime.head import LazyLogits
-from fgr_edge.runtime.label_scorer import REASONED, Frame
-from fgr_edge.runtime.label_scores import log_normalizers
+from fgr_edge.runtime.label_trie.label_scorer import REASONED, Frame
+from fgr_edge.runtime.label_trie.label_scores import log_normalizers
 from fgr_edge.runtime.prompt import PromptBuilder
 from fgr_edge.runtime.sampling import Sampler
 

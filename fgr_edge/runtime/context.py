@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.runtime.image import Patches
-from fgr_edge.runtime.label_scorer import ClassScores, Frame
+from fgr_edge.runtime.label_trie.label_scorer import ClassScores, Frame
 from fgr_edge.runtime.prediction import Timings
 from fgr_edge.runtime.prompt import Mode, Prompt
 from fgr_edge.runtime.sampling import Sampler

@@ -31,9 +31,9 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fgr_edge.errors import ImageError
-from fgr_edge.runtime.nv12 import Nv12Frame
-from fgr_edge.runtime.resampling import resample, rows_of
-from fgr_edge.runtime.resize import ImageConfig, Patches, patchify, smart_resize, target_size
+from fgr_edge.runtime.pictures.nv12 import Nv12Frame
+from fgr_edge.runtime.pictures.resampling import resample, rows_of
+from fgr_edge.runtime.pictures.resize import ImageConfig, Patches, patchify, smart_resize, target_size
 
 __all__ = [
     "MAX_PIXELS",

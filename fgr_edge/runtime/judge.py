@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fgr_edge.errors import LabelError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.confidence import MODES, Confidence, Decision, read_confidence
-from fgr_edge.runtime.label_scorer import ClassScores
+from fgr_edge.runtime.label_trie.label_scorer import ClassScores
 from fgr_edge.runtime.labels import LabelSet
 from fgr_edge.runtime.outliers import OutlierDetector, read_outliers
 from fgr_edge.runtime.prompt import Mode

@@ -84,7 +84,7 @@ class ScreenPart(TypedDict):
 
 
 class WidthsPart(TypedDict):
-    """What the memory plan needs to know of the graphs and the host does not: see `runtime/memory_facts.py`."""
+    """What the memory plan needs to know of the graphs and the host does not: see `runtime/memory/facts.py`."""
 
     heads: int
     intermediate: int

@@ -18,8 +18,8 @@ from fgr_edge.runtime.head import LazyLogits, open_head
 from fgr_edge.runtime.image import ImageConfig, ImageInput, Patches
 from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.opening import Device, open_graphs
+from fgr_edge.runtime.pictures.shortcuts import read_patches
 from fgr_edge.runtime.prompt import Prompt, PromptBuilder, PromptSpec
-from fgr_edge.runtime.shortcuts import read_patches
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 from fgr_edge.runtime.answer import ANSWER_TOKENS
 from fgr_edge.runtime.context import Context
+from fgr_edge.runtime.guessing.speculation import MOST_ROWS, Speculation
 from fgr_edge.runtime.head import LazyLogits
 from fgr_edge.runtime.image import ImageInput, Patches
-from fgr_edge.runtime.label_scorer import LabelScorer
-from fgr_edge.runtime.last_picture import LastPicture
+from fgr_edge.runtime.label_trie.label_scorer import LabelScorer
 from fgr_edge.runtime.model import Model
+from fgr_edge.runtime.pictures.last_picture import LastPicture
 from fgr_edge.runtime.prompt import Mode, Prompt
 from fgr_edge.runtime.request import Request
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
-from fgr_edge.runtime.speculation import MOST_ROWS, Speculation
 from fgr_edge.runtime.vision import ImageEmbeds
 
 DIRECT_TOKENS = 64  # generated at most for a name, where no labels bound it

@@ -16,20 +16,20 @@ from fgr_edge.runtime.answer import Answerer, reasoning_in
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.context import Scored
 from fgr_edge.runtime.evidence import Evidence
-from fgr_edge.runtime.habits import Habits
+from fgr_edge.runtime.guessing.habits import Habits
+from fgr_edge.runtime.guessing.speculation import Speculation
 from fgr_edge.runtime.image import ImageInput
 from fgr_edge.runtime.judge import Judge
-from fgr_edge.runtime.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
+from fgr_edge.runtime.label_trie.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
 from fgr_edge.runtime.labels import LabelSet, read_labels
-from fgr_edge.runtime.last_picture import LastPicture
 from fgr_edge.runtime.model import Model
 from fgr_edge.runtime.opening import Device
+from fgr_edge.runtime.pictures.last_picture import LastPicture
 from fgr_edge.runtime.prediction import Prediction, PredictionStream, result_of
 from fgr_edge.runtime.prompt import Mode
 from fgr_edge.runtime.reading import REASON_TOKENS, Reader
 from fgr_edge.runtime.request import Request
 from fgr_edge.runtime.sampling import SamplingConfig
-from fgr_edge.runtime.speculation import Speculation
 from fgr_edge.runtime.stages import STAGE_TOKENS, Stages, greedy, logits_along
 from fgr_edge.runtime.threads import usable_threads
 from fgr_edge.runtime.vision import ImageEmbeds

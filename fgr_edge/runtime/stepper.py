@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fgr_edge.errors import ConfigError
 from fgr_edge.runtime.feed import picture_feed
 from fgr_edge.runtime.image import ImageInput, Patches
-from fgr_edge.runtime.label_scorer import DIRECT, LabelScorer
+from fgr_edge.runtime.label_trie.label_scorer import DIRECT, LabelScorer
 from fgr_edge.runtime.prompt import Mode, Prompt
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.rotary import IntArray

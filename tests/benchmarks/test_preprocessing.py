@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.picture import write_picture
 from benchmarks.preprocessing import SIZES, compare, measure
-from fgr_edge.runtime.nv12 import Nv12Frame
+from fgr_edge.runtime.pictures.nv12 import Nv12Frame
 
 
 @pytest.mark.parametrize("source", ["jpeg", "frame"])

@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmarks.speculation import PLAIN, VARIANTS, Steps, Told, simulate, summary
 from benchmarks.speculation_rows import bundle_rows, chunk_rows, cost_rows, text_rows
-from fgr_edge.runtime.drafts import Drafter
-from fgr_edge.runtime.ngrams import NgramTable
-from fgr_edge.runtime.pace import ROWS
+from fgr_edge.runtime.guessing.drafts import Drafter
+from fgr_edge.runtime.guessing.ngrams import NgramTable
+from fgr_edge.runtime.guessing.pace import ROWS
 
 TEXT = list(range(100, 141))
 

@@ -24,8 +24,8 @@ from fgr_edge.data.labelled import LabelledPicture
 from fgr_edge.errors import ConfigError, DataError, EngineError, OutputExistsError
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.confidence import CONFIDENCE, read_confidence
+from fgr_edge.runtime.guessing.phrases import PHRASES, stored_phrases
 from fgr_edge.runtime.outliers import read_outliers
-from fgr_edge.runtime.phrases import PHRASES, stored_phrases
 from fgr_edge.runtime.recognizer import Recognizer
 
 COUNT = 20  # species; as few photographs as calibrate at all

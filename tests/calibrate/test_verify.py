@@ -19,7 +19,7 @@ from fgr_edge.errors import BundleError
 from fgr_edge.export.tensor_places import tensor_places
 from fgr_edge.runtime.bundle_amendment import BundleAmendment
 from fgr_edge.runtime.decoder import Decoder
-from fgr_edge.runtime.tree_calls import TreeCalls
+from fgr_edge.runtime.label_trie.tree_calls import TreeCalls
 from tests.command import Done
 from tests.planted import change_bytes, checked, copied, flip, mend_digests, set_number, swap_qkv, with_golden
 from tests.test_imports import HEAVY, modules_of_command

@@ -20,7 +20,7 @@ from fgr_edge.export.engine_profiles import (
     vision_ranges,
 )
 from fgr_edge.runtime.manifest import Manifest
-from fgr_edge.runtime.resize import smart_resize
+from fgr_edge.runtime.pictures.resize import smart_resize
 from fgr_edge.runtime.vision import window_tables
 
 

@@ -20,8 +20,8 @@ from fgr_edge.export.model import Model
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.export.progress import progress_bar
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.guessing.phrases import stored_phrases
 from fgr_edge.runtime.inspection import summary
-from fgr_edge.runtime.phrases import stored_phrases
 
 
 @pytest.fixture(scope="module")

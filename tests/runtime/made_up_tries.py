@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fgr_edge.runtime.best_first import BEST_FIRST_NODES
-from fgr_edge.runtime.trie import LabelTrie
+from fgr_edge.runtime.label_trie.best_first import BEST_FIRST_NODES
+from fgr_edge.runtime.label_trie.trie import LabelTrie
 
 VOCAB = 24
 END = 0

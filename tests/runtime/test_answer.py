@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fgr_edge.runtime.answer import Answerer, Text, Thought, reasoning_in
-from fgr_edge.runtime.label_scorer import REASONED
+from fgr_edge.runtime.label_trie.label_scorer import REASONED
 from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fgr_edge.runtime.decoder import Decoder
 from fgr_edge.runtime.known_prefix import KnownPrefix
-from fgr_edge.runtime.last_picture import LastPicture
+from fgr_edge.runtime.pictures.last_picture import LastPicture
 from fgr_edge.runtime.recognizer import Recognizer
 
 pytest.importorskip("transformers")

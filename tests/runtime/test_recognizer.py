@@ -16,7 +16,7 @@ from PIL import Image
 from fgr_edge.errors import ConfigError, EngineError, LabelError
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.runtime.image import load_image, preprocess
-from fgr_edge.runtime.label_scorer import REST_TOLERANCE
+from fgr_edge.runtime.label_trie.label_scorer import REST_TOLERANCE
 from fgr_edge.runtime.labels import Label, LabelSet
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.sampling import SamplingConfig

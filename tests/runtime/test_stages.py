@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fgr_edge.runtime.label_scores import log_normalizers
+from fgr_edge.runtime.label_trie.label_scores import log_normalizers
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.stages import STAGE_TOKENS, Stages
 

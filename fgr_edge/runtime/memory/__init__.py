@@ -1,0 +1,1 @@
+"""How much memory a bundle takes on a device, before it is opened or built there."""

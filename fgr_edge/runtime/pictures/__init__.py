@@ -1,0 +1,1 @@
+"""What becomes of a picture's pixels before the vision graph."""
