@@ -87,7 +87,7 @@ def in_turns(commands: Mapping[str, list[str]], rounds: int, *, sample_memory: b
 
 def summarize(runs: Mapping[str, list[ChildRun]]) -> dict[str, Any]:
     """Percentiles of each contender, as a share of transformers' time."""
-    documents = {
+    documents: dict[str, dict[str, Any]] = {
         name: {
             "first_answer_ms": percentiles([run.first_line_ms for run in done]),
             "peak_bytes": max((run.peak_bytes for run in done if run.peak_bytes is not None), default=None),

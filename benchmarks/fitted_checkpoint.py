@@ -125,9 +125,10 @@ class Reader:
         kept = np.flatnonzero(shares >= SMALLEST_SHARE)
         shares = shares[kept] / shares[kept].sum()
         sequences = [
-            [*self._peer.tokenizer(names[i], add_special_tokens=False)["input_ids"], self._closing] for i in kept
+            [*self._peer.tokenizer(names[i], add_special_tokens=False)["input_ids"], self._closing]
+            for i in kept.tolist()
         ]
-        trie = LabelTrie.build(sequences, [names[i] for i in kept])
+        trie = LabelTrie.build(sequences, [names[i] for i in kept.tolist()])
         inputs = self._peer.prepare(picture)
         prompt = inputs["input_ids"].shape[1]
         sees = tree_mask(trie, prompt)

@@ -106,7 +106,7 @@ def measure(environment: Environment, wheel: Path, folder: Path, *, from_source:
 
 def packages_in(site: Path) -> dict[str, dict[str, Any]]:
     """Version and size of every distribution, the largest first; of its own files, bytecode included."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for distribution in metadata.distributions(path=[str(site)]):
         files = (Path(str(distribution.locate_file(file))) for file in distribution.files or ())
         found[distribution.name] = {"version": distribution.version, "bytes": disk_bytes(files)}
@@ -115,10 +115,12 @@ def packages_in(site: Path) -> dict[str, dict[str, Any]]:
 
 def goes_with(site: Path, name: str, extras: Sequence[str]) -> dict[str, int]:
     """Bytes that would leave with each direct dependency of the distribution `name`, the most first."""
-    needs = {canonicalize_name(one.name): _needs(one, ()) for one in metadata.distributions(path=[str(site)])}
+    needs: dict[str, set[str]] = {
+        canonicalize_name(one.name): _needs(one, ()) for one in metadata.distributions(path=[str(site)])
+    }
     (ours,) = metadata.distributions(name=name, path=[str(site)])
     direct = _needs(ours, extras)
-    sizes = {canonicalize_name(one): entry["bytes"] for one, entry in packages_in(site).items()}
+    sizes: dict[str, int] = {canonicalize_name(one): entry["bytes"] for one, entry in packages_in(site).items()}
     everything = _closure(needs, direct)
     gone = {one: everything - _closure(needs, direct - {one}) for one in direct}
     found = {one: sum(sizes.get(each, 0) for each in gone[one]) for one in direct}
@@ -127,7 +129,7 @@ def goes_with(site: Path, name: str, extras: Sequence[str]) -> dict[str, int]:
 
 def _needs(distribution: metadata.Distribution, extras: Sequence[str]) -> set[str]:
     """Names of what a distribution requires here, with the extras that are asked for."""
-    found = set()
+    found: set[str] = set()
     for text in distribution.requires or ():
         requirement = Requirement(text)
         marker = requirement.marker

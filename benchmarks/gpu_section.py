@@ -22,14 +22,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from fgr_edge.runtime.opening import Device
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 Engine = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 ENGINES: tuple[Engine, ...] = ("onnxruntime", "tensorrt-rtx", "tensorrt")
-TARGETS = {"onnxruntime": "cuda", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
+TARGETS: dict[Engine, Device] = {"onnxruntime": "cuda", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
 MODELS = {"nano": None, "3b": "qwen2.5-vl-3b", "tiny": "qwen2.5-vl-tiny"}  # tiny: of random weights, for tests
 PRECISIONS = ("fp16", "int8", "int4")
 IMAGE_SIZE = (640, 480)
@@ -249,7 +252,7 @@ def latency(bundle: Path, engine: Engine, setting: Setting) -> dict[str, Any]:
     }
 
 
-def vision_ms(bundle: Path, device: Any, rounds: int) -> Any:
+def vision_ms(bundle: Path, device: Device, rounds: int) -> Any:
     """From patches to embeddings on the host. An answer's own `vision_ms` is not that: TensorRT is not waited for."""
     from tempfile import TemporaryDirectory
 
@@ -282,7 +285,7 @@ def transformers_latency(model: str, kind: str, setting: Setting) -> dict[str, A
     from benchmarks.gpu_transformers import TransformersOnGpu
     from fgr_edge.bench.pictures import open_pictures
 
-    dtype = "float16" if setting.device == "cuda" else "float32"
+    dtype: Literal["float16", "float32"] = "float16" if setting.device == "cuda" else "float32"
     peer = TransformersOnGpu(checkpoint(model, setting), setting.device, dtype, compiled=kind == "compiled")
     first, tpot = [], []
     with TemporaryDirectory() as folder:
@@ -306,7 +309,7 @@ def transformers_latency(model: str, kind: str, setting: Setting) -> dict[str, A
     }
 
 
-def device_of(engine: Engine, setting: Setting) -> Any:
+def device_of(engine: Engine, setting: Setting) -> Device:
     """What `Recognizer` is told."""
     return "cpu" if setting.device == "cpu" else TARGETS[engine]
 

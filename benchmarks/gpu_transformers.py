@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.transformers_eager import TransformersEager
+from benchmarks.peers.transformers_eager import Dtype, TransformersEager
 
 
 class TransformersOnGpu(TransformersEager):
     """A checkpoint, loaded onto `device`; times are taken with the device idle before and after."""
 
-    def __init__(self, checkpoint: Path, device: str, dtype: str, *, compiled: bool) -> None:
+    def __init__(self, checkpoint: Path, device: str, dtype: Dtype, *, compiled: bool) -> None:
         threads = os.cpu_count() or 1
         name = f"transformers {dtype} {'compiled' if compiled else 'eager'}"
-        super().__init__(checkpoint, name, threads, dtype)  # type: ignore[arg-type]
+        super().__init__(checkpoint, name, threads, dtype)
         self._device = device
         self._compiled = compiled
         self._model.to(device)

@@ -20,11 +20,14 @@ from fgr_edge.data.aviary import HELD_OUT_SEEDS, NAMES, SPECIES
 from fgr_edge.data.aviary_drawing import draw
 from fgr_edge.data.grocery import read_classes, read_split
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.confidence import MODES
+from fgr_edge.runtime.image import ImageInput
+from fgr_edge.runtime.prompt import Mode
 
-MODES = ("direct", "reason")
 
-
-def measure(recognizer: Any, images: Sequence[Any], labels: Sequence[str], mode: str) -> tuple[list[str | None], float]:
+def measure(
+    recognizer: Recognizer, images: Sequence[ImageInput], labels: Sequence[str], mode: Mode
+) -> tuple[list[str | None], float]:
     """Answers to every picture, and seconds a picture."""
     start = time.perf_counter()
     answers = [recognizer(image, mode=mode).label for image in images]
@@ -78,7 +81,7 @@ def grocery(bundle: Path, root: Path, split: str, limit: int | None) -> list[dic
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--grocery", type=Path, default=Path("../shared/grocery"))
     parser.add_argument("--split", choices=("val", "test"), default="test")

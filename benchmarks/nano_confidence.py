@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.machine import describe_machine
 from benchmarks.report import cell, publish, table
@@ -28,11 +29,14 @@ from fgr_edge.data.labelled import read_labelled
 from fgr_edge.evaluate.metrics import brier_score, expected_calibration_error, negative_log_likelihood, wilson_interval
 from fgr_edge.export.progress import progress_bar
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.confidence import softmax
+from fgr_edge.runtime.confidence import Decision, Floats, softmax
+from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.label_trie.label_scorer import ClassScores
+from fgr_edge.runtime.labels import LabelSet
+from fgr_edge.runtime.prompt import Mode
 
 
-def figures(probabilities: Any, classes: Any) -> dict[str, float]:
+def figures(probabilities: Floats, classes: npt.NDArray[np.int64]) -> dict[str, float]:
     """How good probabilities [N, C] are."""
     best = probabilities.argmax(axis=1)
     sure = probabilities[np.arange(len(best)), best]
@@ -44,31 +48,35 @@ def figures(probabilities: Any, classes: Any) -> dict[str, float]:
     }
 
 
-def decided(recognizer: Any, mode: str, evidence: Sequence[Any]) -> list[Any]:
+def decided(recognizer: Recognizer, mode: Mode, evidence: Sequence[Evidence]) -> list[Decision]:
     """What the calibrated bundle decides on each picture."""
     judge = recognizer._judge
     found = [(ClassScores(one.log_probs, 0.0, 0), one.features) for one in evidence]
     return [judge.judge(mode, scores, partial(np.asarray, features)).decision for scores, features in found]
 
 
-def answers(decisions: Sequence[Any], truths: Sequence[int], labels: Any) -> dict[str, Any]:
+def answers(decisions: Sequence[Decision], truths: Sequence[int], labels: LabelSet) -> dict[str, Any]:
     """Answered, wrong among them, how far up; a level above is right if the class is below it."""
-    given = [(one, truth) for one, truth in zip(decisions, truths, strict=True) if one.label is not None]
+    given = [
+        (one.label, one.level, truth)
+        for one, truth in zip(decisions, truths, strict=True)
+        if one.label is not None and one.level is not None
+    ]
     wrong = sum(
-        labels.names[truth] != one.label if one.level == 0 else truth not in labels.groups[one.label]
-        for one, truth in given
+        labels.names[truth] != label if level == 0 else truth not in labels.groups[label]
+        for label, level, truth in given
     )
-    low, high = wilson_interval(wrong, len(given)) if given else (None, None)
+    ends = wilson_interval(wrong, len(given)) if given else None
     return {
         "answered_percent": round(100 * len(given) / len(decisions), 2),
         "wrong_percent": round(100 * wrong / len(given), 2) if given else None,
-        "wrong_95_percent": [round(100 * end, 2) for end in (low, high)] if given else None,
-        "mean_level": round(float(np.mean([one.level for one, _ in given])), 3) if given else None,
+        "wrong_95_percent": None if ends is None else [round(100 * end, 2) for end in ends],
+        "mean_level": round(float(np.mean([level for _, level, _ in given])), 3) if given else None,
         "refused_as_outlier_percent": _refused(decisions),
     }
 
 
-def _refused(decisions: Sequence[Any]) -> float:
+def _refused(decisions: Sequence[Decision]) -> float:
     return round(100 * float(np.mean([one.abstained_because == "outlier" for one in decisions])), 2)
 
 

@@ -55,11 +55,11 @@ class Profiled:
         binding = self.session.io_binding()
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
         for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)  # type: ignore[attr-defined]
+            binding.bind_ortvalue_input(name, value)
         for output in self.session.get_outputs():
             past = output.name.replace("present", "past", 1)
             if past in values and past != output.name:
-                binding.bind_ortvalue_output(output.name, values[past])  # type: ignore[attr-defined]
+                binding.bind_ortvalue_output(output.name, values[past])
             else:
                 binding.bind_output(output.name)
         times = []

@@ -195,7 +195,7 @@ def _shrunk_covariance(centred: Floats) -> Floats:
     return shrunk
 
 
-def _quadratic(apart: Floats, precision: Floats) -> Floats:
+def _quadratic(apart: Floats, precision: npt.NDArray[np.floating[Any]]) -> Floats:
     found: Floats = np.einsum("nf,nf->n", apart @ precision, apart)
     return found
 

@@ -24,11 +24,13 @@ from benchmarks.outlier_scores import SCORES, UNFITTED, Floats, Known, Pictures,
 from benchmarks.report import publish, table
 from fgr_edge import Recognizer
 from fgr_edge.calibrate.outliers import fit_outliers
-from fgr_edge.data.aviary import HELD_OUT_SEEDS, SPECIES, TRAINING_SEEDS
+from fgr_edge.data.aviary import HELD_OUT_SEEDS, SPECIES, TRAINING_SEEDS, Species
 from fgr_edge.data.aviary_drawing import draw
 from fgr_edge.data.grocery import read_classes, read_split
 from fgr_edge.evaluate.metrics import RiskCoverage, auroc, risk_coverage, tnr_at_tpr
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.image import ImageInput
+from fgr_edge.runtime.prompt import Mode
 
 RESAMPLES = 1000
 DRAWS = 10  # of 40 photographs
@@ -38,7 +40,9 @@ CHOSEN = "nearest + energy (shipped)"
 PLOTTED = ("max softmax (MSP)", "energy", "nearest, normalised (kNN)", "Mahalanobis", "nearest, by channel", CHOSEN)
 
 
-def evidence_of(recognizer: Any, images: Iterable[Any], classes: Iterable[int], mode: str, name: str) -> Pictures:
+def evidence_of(
+    recognizer: Recognizer, images: Iterable[ImageInput], classes: Iterable[int], mode: Mode, name: str
+) -> Pictures:
     """What the model says of every picture."""
     start = time.perf_counter()
     found = [recognizer.evidence(image, mode=mode) for image in images]
@@ -54,7 +58,7 @@ def collect(options: argparse.Namespace) -> dict[str, Pictures]:
     recognizer = Recognizer(options.bundle, labels=list(names))
     found: dict[str, Pictures] = {}
     for split in ("train", "val", "test"):
-        photographs = read_split(options.grocery, split)  # type: ignore[arg-type]
+        photographs = read_split(options.grocery, split)
         classes = [photograph.fine for photograph in photographs]
         images = [photograph.path for photograph in photographs]
         found[split] = evidence_of(recognizer, images, classes, options.mode, split)
@@ -66,7 +70,7 @@ def collect(options: argparse.Namespace) -> dict[str, Pictures]:
     return found
 
 
-def _drawn(species: Any, seed: int) -> bytes:
+def _drawn(species: Species, seed: int) -> bytes:
     file = io.BytesIO()
     draw(species, seed).save(file, "PNG")
     return file.getvalue()
@@ -99,13 +103,13 @@ def figures(known: Floats, strange: Floats) -> dict[str, Any]:
     }
 
 
-def _percent(share: float) -> float:
+def _percent(share: float | np.floating[Any]) -> float:
     return round(100 * float(share), 2)
 
 
 def compare(pictures: dict[str, Pictures]) -> list[dict[str, Any]]:
     """One row for each score and fit. Over several draws: mean figures, no interval, the lowest AUROC."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for fit, draws in fits(pictures).items():
         for name, make in SCORES.items():
             if name in UNFITTED and rows and any(row["score"] == name for row in rows):

@@ -24,7 +24,7 @@ def bars(rows: Rows, *, fitted: bool = False) -> list[dict[str, Any]]:
     here = {name: row for name, row in rows.items() if row["reason"] is None}
     ours = {name: row for name, row in here.items() if row["peer"] == "fgr_edge"}
     peers = {name: row for name, row in here.items() if row["peer"] != "fgr_edge"}
-    found = []
+    found: list[dict[str, Any]] = []
     for name, row in ours.items() if not fitted else ():
         found += _same_weights(name, row, peers)
     for name, row in ours.items():

@@ -154,7 +154,7 @@ def renamed(names: gguf.TensorNameMap, name: str) -> str:
     Raises:
         ValueError: it has none.
     """
-    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    found: str | None = names.get_name(name, try_suffixes=(".weight", ".bias"))
     if found is None:
         raise ValueError(f"GGUF has no name for {name}; install the gguf version that setup_llama_cpp.sh pins")
     return found

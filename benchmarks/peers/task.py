@@ -58,17 +58,20 @@ def make_task(
     """The requests for one checkpoint; `prompts`, where there are any, stand for the list of names.
 
     Raises:
-        ValueError: there are not enough names for so long a prompt.
+        ValueError: there are not enough names for so long a prompt, or no token that ends a turn.
     """
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     prompts = prompts or [_names_prompt(tokenizer, prompt_tokens)]
     ids = prompts[0]
+    end = tokenizer.token_to_id(END_OF_TURN)
+    if end is None:
+        raise ValueError(f"{checkpoint} has no token {END_OF_TURN}; expected a tokenizer of the Qwen family")
 
     def encode(text: str) -> list[int]:
         found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return found
 
-    rows = compile_frames(LabelSet.from_names(labels), encode, tokenizer.token_to_id(END_OF_TURN))[DIRECT.key]
+    rows = compile_frames(LabelSet.from_names(labels), encode, end)[DIRECT.key]
     asked = CHAT.replace("{question}", DIRECT_TEMPLATE.replace("{question}", DEFAULT_QUESTION))
     return Task(
         ids,

@@ -20,6 +20,7 @@ from fgr_edge.export.architectures.qwen2_5_vl import CHAT_TEMPLATE
 from fgr_edge.runtime.prompt_text import DEFAULT_QUESTION, DIRECT_TEMPLATE
 
 IMAGE_TOKEN = "<|image_pad|>"
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 class TransformersEager:
@@ -32,17 +33,16 @@ class TransformersEager:
         dtype: Of weights and activations.
     """
 
-    def __init__(
-        self, checkpoint: Path, name: str, threads: int, dtype: Literal["float32", "bfloat16"] = "float32"
-    ) -> None:
+    def __init__(self, checkpoint: Path, name: str, threads: int, dtype: Dtype = "float32") -> None:
         torch.set_num_threads(threads)
         disable_progress_bar()
         self.name = name
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
         self._chat_template = self.tokenizer.chat_template or CHAT_TEMPLATE
         self._image_id = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self._processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
-        self._model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
+        # Any: `generate` is declared for a protocol that the declared models do not meet.
+        self._model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
         self._model.eval()
         self._dtype = getattr(torch, dtype)
         self._inputs: dict[str, Any] = {}

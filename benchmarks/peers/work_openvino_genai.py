@@ -112,7 +112,8 @@ class OpenVinoGenAiWorker:
 
     def logits(self, ids: Sequence[int]) -> Floats:
         self._open_graph()
-        return self._infer(np.asarray([ids], np.int64), 0, np.zeros(1, np.int32))[0, -1].copy()
+        found: Floats = self._infer(np.asarray([ids], np.int64), 0, np.zeros(1, np.int32))[0, -1].copy()
+        return found
 
     def _open_graph(self) -> None:
         if self._request is None:

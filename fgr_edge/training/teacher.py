@@ -117,8 +117,8 @@ class Teacher:
         def closure() -> Tensor:
             optimizer.zero_grad()
             loss = F.cross_entropy(probe(pooled), labels) + decay * probe.weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
         self.probe = probe.requires_grad_(False)

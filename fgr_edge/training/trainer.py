@@ -117,7 +117,7 @@ def run_stage(
         optimizers=(optimizer, schedule), callbacks=[keeper, Curve(folder.with_suffix(".csv"))],
     )  # fmt: skip
     trainer.objective = objective
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if last is not None:
         keeper.load(Path(last))
     trainer.train(resume_from_checkpoint=last)

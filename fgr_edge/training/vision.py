@@ -244,7 +244,7 @@ class VisionStage:
             birds = torch.randint(len(self.material.birds), (v.aviary_batch,), generator=rng)
             loss = self._loss(rows, birds, rng)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.both.parameters(), 1.0)
             optimizer.step()
             average.update(self.both)
