@@ -35,7 +35,7 @@ test-slow: $(FULL)
 test-gpu: $(if $(filter $(GPU_BIN)/python,$(GPU_PYTHON)),$(GPU))
 	$(GPU_PYTHON) -m pytest -q -rs tests/gpu
 
-## check: lint and format, types (package and benchmarks), import floors (`make -k check` goes on after the first that fails)
+## check: lint and format, types, import floors (`make -k check` goes on after the first that fails)
 check: lint types floors
 
 lint: $(FULL)

@@ -4,7 +4,7 @@ Results go to stdout, logs and progress to stderr. Exit 0 done, 1 a known failur
 order of `fgr-edge --help`; what they need they import when they are called.
 """
 
-from fgr_edge.cli.root import app, main
+from fgr_edge.cli.root import app as app, main as main
 from fgr_edge.cli import export
 from fgr_edge.cli import build
 from fgr_edge.cli import tune

@@ -133,7 +133,7 @@ def test_the_picture_is_kept_within_a_cascade_and_nowhere_else(bundle: Path, bir
     seen = []
     for mode in ("direct", "direct", "reason", "cascade"):
         before = recognizer._reader.picture.number
-        asker.ask(0, mode)  # type: ignore[arg-type]
+        asker.ask(0, mode)
         seen.append(recognizer._reader.picture.number - before)
     assert seen == [1, 2, 2, 2]  # from the second on with another picture before; both calls of the cascade are one
 
@@ -155,7 +155,7 @@ def test_decode_is_held_against_the_bandwidth_of_its_own_round(document: Documen
 def test_a_fresh_process_is_measured_and_not_this_one(document: Document) -> None:
     cached = document["cold_start"]["cached"]
     assert cached is not None
-    parts = sum(cached[name]["p50"] or 0 for name in ("import_ms", "open_ms", "answer_ms"))  # type: ignore[literal-required]
+    parts = sum(cached[name]["p50"] or 0 for name in ("import_ms", "open_ms", "answer_ms"))
     assert 0 < parts < (cached["first_answer_ms"]["p50"] or 0)
     memory = document["memory"]
     assert set(memory["peak_bytes"]) == {"direct", "reason"}
@@ -180,7 +180,8 @@ def test_the_document_is_json_without_paths_of_the_machine(document: Document, b
 
 
 def test_every_format_has_every_measure_with_its_samples_and_says_whether_it_was_quiet(document: Document) -> None:
-    document["noise"].update(quiet=False, findings=["other processes took 50 % of the cores' time"])
+    document["noise"]["quiet"] = False
+    document["noise"]["findings"] = ["other processes took 50 % of the cores' time"]
     every = rows(document)
     tests = {row.test for row in every}
     assert {"pp16", "pp64", "direct", "reason", "cascade", "cold start, cached", "memory reads", "2 at once"} <= tests

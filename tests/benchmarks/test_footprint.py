@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,11 @@ def test_with_a_dependency_goes_what_nobody_else_needs(tmp_path: Path) -> None:
 
 
 def test_a_bar_is_met_or_missed_and_what_is_unknown_is_null() -> None:
-    rows = {OURS: {"bytes": 300_000_000}, "peer": {"bytes": 600_000_000}, "no wheel": {"bytes": None}}
+    rows: dict[str, dict[str, Any]] = {
+        OURS: {"bytes": 300_000_000},
+        "peer": {"bytes": 600_000_000},
+        "no wheel": {"bytes": None},
+    }
     document = summarize(rows, 500_000)
     assert (document["wheel"]["met"], document["runtime"]["met"]) == (True, False)
     assert [row["ratio"] for row in document["environments"].values()] == [1.0, 2.0, None]

@@ -22,6 +22,7 @@ from fgr_edge.bulk.config import LabelConfig
 from fgr_edge.bulk.labelling import label_photographs
 from fgr_edge.bulk.output import output_of
 from fgr_edge.bulk.plan import plan_of
+from fgr_edge.bulk.shard import ShardTask
 from fgr_edge.bulk.store import read_store
 from fgr_edge.errors import ConfigError, EngineError, FgrEdgeError, OutputExistsError, StorageError
 from tests.bulk.conftest import BROKEN, quiet
@@ -161,7 +162,7 @@ def test_a_photograph_that_kills_every_worker_is_named(
     with output_of(given.output, plan, store_now.photographs, force=False):
         for number in range(worker.DEATHS_AT_MOST):
             (shards / f".000000.jsonl.{number}-dead.partial").write_bytes(b"{}\n" * 4)
-        task = worker.ShardTask(0, str(shards / "000000.jsonl"), tuple(one.name for one in store_now.photographs))
+        task = ShardTask(0, str(shards / "000000.jsonl"), tuple(one.name for one in store_now.photographs))
         with pytest.raises(EngineError, match=r"3 workers died of shard 0.*'a/0009.png', its photograph 5 of 12"):
             worker.Labeller(None)(task)  # type: ignore[arg-type]  # it does not come to read them
 
@@ -207,7 +208,7 @@ def test_another_bundle_option_or_source_is_not_mixed_in(
         ({"source": other_store}, r"the source had 12 photographs \(\d+ bytes\), and has 11"),
     ):
         with pytest.raises(OutputExistsError, match=message):
-            label_photographs(replace(given, **changes), quiet)  # type: ignore[arg-type]
+            label_photographs(replace(given, **changes), quiet)
         assert files(given.output) == before
     forced = label_photographs(replace(given, shard_size=4, force=True), quiet)
     assert len(forced["shards"]) == 3 and forced["photographs_labelled"] == 12

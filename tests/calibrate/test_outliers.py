@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -69,10 +71,10 @@ def test_both_parts_together_tell_more_than_either() -> None:
     together = auroc(scores(fitted, new), scores(fitted, odd))
     for part in (0, 2):
         # One part is the same for every picture, so only the other tells them apart.
-        flat_new, flat_odd = ([*arrays] for arrays in (new, odd))
-        for flat in (flat_new, flat_odd):
-            flat[part] = np.broadcast_to(new[part][0], (len(flat[1]), new[part].shape[1]))
-        alone = auroc(scores(fitted, tuple(flat_new)), scores(fitted, tuple(flat_odd)))  # type: ignore[arg-type]
+        flat: list[Any] = [[*new], [*odd]]
+        for arrays in flat:
+            arrays[part] = np.broadcast_to(new[part][0], (len(arrays[1]), new[part].shape[1]))
+        alone = auroc(*(scores(fitted, arrays) for arrays in flat))
         assert together > alone + 0.005
 
 

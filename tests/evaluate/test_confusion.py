@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -16,7 +17,7 @@ from fgr_edge.runtime.labels import Label, LabelSet
 FLAT = LabelSet.from_names([f"class {i}" for i in range(6)])
 
 
-def confusion(pairs: list[tuple[int, int | None, int]], labels: LabelSet = FLAT) -> Confusion:
+def confusion(pairs: Sequence[tuple[int, int | None, int]], labels: LabelSet = FLAT) -> Confusion:
     return Confusion.of([(t, a) for t, a, count in pairs for _ in range(count)], labels)
 
 

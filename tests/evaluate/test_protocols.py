@@ -126,7 +126,7 @@ def test_a_sibling_counts_as_right_at_the_level_above() -> None:
 
     @dataclass
     class Fig(Parrot):
-        def evidence(self, image: ImageInput, **_: object) -> Evidence:  # type: ignore[override]
+        def evidence(self, image: ImageInput, **_: object) -> Evidence:
             return Evidence(np.array([-2.0, -1.0, -3.0]), np.zeros(4, np.float32), "", TIMINGS)
 
     outcomes = [closed_all(Fig(), picture, truth, labels, None, "direct") for truth in (0, 2)]

@@ -32,7 +32,8 @@ def add_builder(library: FakeLibrary, folder: Path, spoil: Callable[[Any], None]
         folder: where the graphs of engines are kept.
         spoil: changes the graph that an engine computes with, as a miscompiled kernel would.
     """
-    offered, configs = members(library._version), []
+    offered = members(library._version)
+    configs: list[Any] = []
     for played in PLAYED:
         if played.played in offered:
             body = {"_members": frozenset(offered[played.played]), "_library": library}
@@ -156,7 +157,8 @@ class FakeParser(Settable):
     played = "OnnxParser"
 
     def __init__(self, network: Any, logger: Any) -> None:
-        self._network, self._errors = network, []
+        self._network = network
+        self._errors: list[Any] = []
 
     def parse_from_file(self, path: str) -> bool:
         model = onnx.load(path, load_external_data=False)
@@ -226,7 +228,8 @@ class FakeTimingCache(Settable):
     played = "ITimingCache"
 
     def __init__(self, stored: bytes) -> None:
-        self._stored, self._timed = stored, []
+        self._stored = stored
+        self._timed: list[str] = []
 
     def serialize(self) -> Any:
         head = self._stored or f"{CACHE_MAGIC}{self._library._version}:".encode()

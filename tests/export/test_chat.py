@@ -52,9 +52,8 @@ def by_transformers(template: str, question: str) -> str:
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
     ]
-    text: str = tokenizer().apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=True, tokenize=False
-    )
+    text = tokenizer().apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    assert isinstance(text, str)
     return text
 
 

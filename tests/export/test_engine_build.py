@@ -109,7 +109,7 @@ def test_every_version_builds_engines_that_verify_and_answer(
     from fgr_edge import Recognizer
     from tests.tiny import drawing
 
-    product = "tensorrt-rtx" if version.startswith("rtx-") else "tensorrt"
+    product: Any = "tensorrt-rtx" if version.startswith("rtx-") else "tensorrt"
     path = Path(shutil.copytree(verifiable(product, "qwen2.5"), tmp_path / "bundle"))
     before = files(path)
     installed(version)
@@ -237,7 +237,9 @@ def test_engines_that_are_there_are_kept_and_rebuilt_for_other_flags_or_graphs(
 
     change_bytes(bundle, "head.onnx", lambda stored: stored.extend(b""))
     assert not built(bundle, builder=BuilderSettings(optimization_level=2)).fresh, "the same bytes"
-    (next(iter(read_records(bundle))).folder / "head.engine").write_bytes(b"cut")
+    record = next(iter(read_records(bundle)))
+    assert record.folder is not None
+    (record.folder / "head.engine").write_bytes(b"cut")
     assert built(bundle, builder=BuilderSettings(optimization_level=2)).fresh, "a damaged engine is built again"
 
 
@@ -353,9 +355,10 @@ def test_a_complaint_of_the_parser_names_node_operator_and_remedy(
     bundle: Path, installed: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fgr_edge.export import tensorrt
+    from fgr_edge.export.tensorrt_versions import find_release
 
     installed("10.3.0")
-    newest = tensorrt.find_release("tensorrt", "11.0")
+    newest = find_release("tensorrt", "11.0")
     monkeypatch.setattr(tensorrt, "find_release", lambda *_: newest)  # as if 10.3 could do what 11 does
     with pytest.raises(EngineError) as caught:
         built(bundle)

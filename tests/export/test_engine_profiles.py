@@ -89,7 +89,11 @@ def test_one_profile_for_all_takes_what_two_take() -> None:
 
 
 def test_shapes_are_those_of_inputs_that_are_not_fixed() -> None:
-    inputs = {"x": [1, "sequence", 64], "mask": [1, 1, "sequence", 2048], "past": [1, 2, 2048, 16]}
+    inputs: dict[str, list[int | str]] = {
+        "x": [1, "sequence", 64],
+        "mask": [1, 1, "sequence", 2048],
+        "past": [1, 2, 2048, 16],
+    }
     prefill, decode = profiles(inputs, decoder_ranges(manifest(), EngineSizes(2048, 512)))
     assert prefill.inputs == {
         "x": ((1, 1, 64), (1, 512, 64), (1, 512, 64)),

@@ -213,7 +213,7 @@ def test_weights_are_read_in_chunks_and_the_chunk_size_changes_nothing(
 def deep_checkpoint(folder: Path, layers: int) -> Path:
     """A checkpoint with 3.1 million weights (12.6 MB) a layer."""
     shallow = qwen2_5_vl(heads=32, kv_heads=2)
-    config = shallow.config
+    config: Any = shallow.config
     config.text_config.num_hidden_layers = layers
     config.text_config.layer_types = ["full_attention"] * layers
     return save(type(shallow)(config), folder)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fgr_edge.calibrate.parity import measure_parity
 from fgr_edge.calibrate.verify import verify
 from fgr_edge.data.aviary import SPECIES, VALIDATION_SEEDS
 from fgr_edge.data.aviary_drawing import draw
@@ -19,6 +20,7 @@ from fgr_edge.export import proof as proof_module
 from fgr_edge.export.model import Model
 from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
 from fgr_edge.export.progress import progress_bar
+from fgr_edge.export.workshop import Workshop
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.guessing.phrases import stored_phrases
 from fgr_edge.runtime.inspection import summary
@@ -82,10 +84,9 @@ def test_without_photographs_drawn_birds_stand_in_and_the_report_says_so(export:
 
 def test_a_bound_keeps_the_layers_that_lose_most(export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     # Which layers lose how much is measured; only the accuracy, which four birds never lose, is planted.
-    measure = proof_module.measure_parity
 
     def lossy(reference: Path, bundle: Path, *rest: Any) -> Any:
-        parity = measure(reference, bundle, *rest)
+        parity = measure_parity(reference, bundle, *rest)
         kept = Bundle.open(bundle).manifest["provenance"]["kept"]
         for accuracy in parity["accuracy"]:
             accuracy["difference"] = 0.0 if len(kept) >= 2 else -0.25
@@ -105,10 +106,9 @@ def test_a_bound_keeps_the_layers_that_lose_most(export: Callable[..., Path], mo
 def test_an_export_beyond_its_bound_fails_and_keeps_the_report(
     export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = proof_module.measure_parity
 
     def lossy(*arguments: Any) -> Any:
-        parity = measure(*arguments)
+        parity = measure_parity(*arguments)
         for accuracy in parity["accuracy"]:
             accuracy["difference"] = -0.25
         return parity
@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(
     error: type[FgrEdgeError],
     message: str,
 ) -> None:
-    monkeypatch.setattr(proof_module.Workshop, "write", lambda *_: pytest.fail("something was written"))
+    monkeypatch.setattr(Workshop, "write", lambda *_: pytest.fail("something was written"))
     with pytest.raises(error, match=message):
         export(**options)
 

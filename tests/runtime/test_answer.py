@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fgr_edge.runtime.answer import Answerer, Text, Thought, reasoning_in
+from fgr_edge.runtime.head import LazyLogits
 from fgr_edge.runtime.label_trie.label_scorer import REASONED
 from fgr_edge.runtime.prompt import PromptBuilder, PromptSpec
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
@@ -54,10 +55,11 @@ class Script:
             row[self.wanted[-1]] = 5.0
         return row
 
-    def extend(self, tokens: Sequence[int]) -> np.ndarray:
+    def extend(self, tokens: Sequence[int]) -> LazyLogits:
         assert len(tokens)
         self.fed += tokens
-        return self.logits()
+        row = self.logits()
+        return LazyLogits(lambda: row)
 
 
 def finished(stream: Generator[str, None, T]) -> tuple[list[str], T]:
@@ -133,7 +135,9 @@ def test_an_answer_ends_where_its_room_does(prompts: PromptBuilder) -> None:
 
 def test_an_empty_answer_has_no_name(prompts: PromptBuilder) -> None:
     assert answer(prompts, " ")[1].name is None
-    assert answer(prompts, "")[1] == Text("", 0, None, pytest.approx(share(prompts.tokenizer.get_vocab_size())))
+    done = answer(prompts, "")[1]
+    assert (done.text, done.tokens, done.name) == ("", 0, None)
+    assert done.probability == pytest.approx(share(prompts.tokenizer.get_vocab_size()))
 
 
 def test_characters_of_several_tokens_are_streamed_whole(prompts: PromptBuilder) -> None:

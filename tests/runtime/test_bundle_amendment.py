@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from fgr_edge.errors import BundleError, StorageError
-from fgr_edge.runtime import bundle_amendment
 from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.bundle_amendment import BundleAmendment
 from tests.runtime.test_bundle_writer import export, mark, snapshot
@@ -81,7 +80,7 @@ def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.EPERM, "no links here")
 
     output = export(tmp_path / "bundle", mark="old")
-    monkeypatch.setattr(bundle_amendment.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     amend(output, 1)
     assert Bundle.open(output, verify="full").json("confidence.json") == 1
     assert mark(output) == "old"

@@ -14,6 +14,7 @@ from fgr_edge.errors import EngineError
 from fgr_edge.runtime.decoder import GROWTH, KEPT_CALLS, Decoder, DecoderSpec
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.rotary import prompt_positions
+from fgr_edge.runtime.sessions.session import HostArray
 from fgr_edge.runtime.step_inputs import HIDDEN
 
 if TYPE_CHECKING:
@@ -121,15 +122,6 @@ SPEC = DecoderSpec(
 )
 
 
-class FakeBuffer:
-    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        self.array: npt.NDArray[Any] = np.zeros(shape, dtype)
-
-    def upload(self) -> None: ...
-
-    def download(self) -> None: ...
-
-
 class CountingSession:
     """A session without a graph: its logits say how many tokens are in the cache, and which rows were asked for."""
 
@@ -144,9 +136,11 @@ class CountingSession:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         raise AssertionError("the decoder runs on bound buffers only")
 
-    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike, *, on_host: bool = False) -> FakeBuffer:
+    run_resident = run
+
+    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike, *, on_host: bool = False) -> HostArray:
         self.buffers += 1
-        return FakeBuffer(shape, dtype)
+        return HostArray(np.zeros(shape, dtype))
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], None]:
         self.bound.append((inputs, outputs))

@@ -72,8 +72,8 @@ def special_ids(builder: PromptBuilder) -> set[int]:
 @pytest.mark.parametrize("text", ATTACKS)
 def test_special_tokens_in_a_question_stay_text(builder: PromptBuilder, text: str) -> None:
     for mode in ("direct", "reason"):
-        harmless = builder.build("x", mode, 4)  # type: ignore[arg-type]
-        attacked = builder.build(text, mode, 4)  # type: ignore[arg-type]
+        harmless = builder.build("x", mode, 4)
+        attacked = builder.build(text, mode, 4)
         count = {i: list(harmless.ids).count(i) for i in special_ids(builder)}
         assert {i: list(attacked.ids).count(i) for i in special_ids(builder)} == count
         # The text itself arrives unchanged, and the picture where it was.

@@ -39,7 +39,7 @@ def counted(recognizer: Recognizer) -> list[int]:
         counts.append(len(embeds))
         return inner(embeds, *arguments)
 
-    recognizer.model.decoder._run = run  # type: ignore[method-assign]
+    recognizer.model.decoder._run = run  # type: ignore[method-assign, assignment]
     return counts
 
 
@@ -91,7 +91,7 @@ def test_logits_after_a_kept_prefix_are_those_of_a_whole_prompt(tiny_models: Tin
     for kept in (0, 1, 6, len(what) - 1, len(what)):
         other = what.copy()
         other[kept:] += 5000
-        decoder.prefill(given.embeds * 1.0, given.positions, max_new_tokens=72, deepstack=given.deepstack,
+        decoder.prefill(given.embeds.copy(), given.positions, max_new_tokens=72, deepstack=given.deepstack,
                         prefix=KnownPrefix(other, given.positions))  # fmt: skip
         for buffer in decoder._cache.values():
             buffer.array[:, :, kept:] = 99  # what is not kept must not matter
@@ -141,13 +141,13 @@ def test_what_was_asked_before_does_not_show_in_a_single_bit(tiny_models: TinyMo
 
 
 def test_answers_after_other_pictures_are_those_of_a_fresh_recognizer(tiny_models: TinyModels) -> None:
-    for options in ({}, {"keep_picture": True}):
-        kept = opened(tiny_models, **options)
+    for keep_picture in (False, True):
+        kept = opened(tiny_models, keep_picture=keep_picture)
         for seed, size in enumerate([(200, 150), (60, 60), (60, 60), (40, 300), (200, 150)]):
             for mode in ("direct", "reason"):
                 picture = drawing(*size, seed=seed // 2)
                 one, other = (
-                    recognizer(picture, mode=mode, think_budget=12, top_k=3)  # type: ignore[arg-type]
+                    recognizer(picture, mode=mode, think_budget=12, top_k=3)
                     for recognizer in (kept, opened(tiny_models))
                 )
                 assert (one.label, one.text) == (other.label, other.text)

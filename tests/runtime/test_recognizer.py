@@ -217,7 +217,7 @@ def test_a_stream_left_in_the_middle_does_not_disturb_the_next_picture(tiny_mode
 def test_pieces_of_a_stream_are_the_text(tiny_models: TinyModels) -> None:
     recognizer = opened(tiny_models, "qwen2.5", LABELS)
     for mode in ("direct", "reason"):
-        stream = recognizer.stream(drawing(90, 90), mode=mode, think_budget=9)  # type: ignore[arg-type]
+        stream = recognizer.stream(drawing(90, 90), mode=mode, think_budget=9)
         pieces = list(stream)
         assert "".join(pieces) == stream.prediction.text
         assert stream.prediction is stream.prediction
@@ -282,7 +282,7 @@ def test_labels_that_try_to_close_the_prompt_are_only_text(tiny_models: TinyMode
     recognizer = opened(tiny_models, "qwen2.5", labels)
     fed = recorded(recognizer)
     for mode in ("direct", "reason"):
-        found = recognizer(drawing(90, 90), mode=mode, sampling=SamplingConfig(max_new_tokens=1))  # type: ignore[arg-type]
+        found = recognizer(drawing(90, 90), mode=mode, sampling=SamplingConfig(max_new_tokens=1))
         assert found.label in labels
     assert not set(fed) & {1, 2, 3, 4, 5}
 

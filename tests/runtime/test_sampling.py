@@ -64,7 +64,7 @@ def test_distributions_equal_those_of_transformers(
 
 def test_draws_follow_the_distribution() -> None:
     config = SamplingConfig(do_sample=True, top_k=5, seed=0)
-    logits = random_logits(1) / 4
+    logits = random_logits(1) * np.float32(0.25)
     sampler = Sampler(config)
     counts = np.bincount([sampler.next(logits) for _ in range(4000)], minlength=VOCAB) / 4000
     np.testing.assert_allclose(counts, ours(config, logits, []), atol=0.03)
@@ -73,7 +73,7 @@ def test_draws_follow_the_distribution() -> None:
 def test_a_seed_makes_draws_repeat_and_another_seed_changes_them() -> None:
     def draws(seed: int | None) -> list[int]:
         sampler = Sampler(SamplingConfig(do_sample=True, seed=seed))
-        return [sampler.next(random_logits(i) / 4) for i in range(30)]
+        return [sampler.next(random_logits(i) * np.float32(0.25)) for i in range(30)]
 
     assert draws(7) == draws(7)
     assert draws(7) != draws(8)

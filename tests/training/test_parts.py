@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_views_repeat_with_their_generator_and_stay_in_range() -> None:
         return mix(random_views(pictures, rows, 32, views, rng), views, rng)[0]
 
     first = once()
-    assert torch.equal(first, once())  # type: ignore[arg-type]
+    assert torch.equal(first, once())
     assert first.shape == (6, 3, 32, 32)  # type: ignore[attr-defined]
     assert float(first.min()) >= 0 and float(first.max()) <= 255  # type: ignore[attr-defined]
 
@@ -114,7 +115,7 @@ def test_the_vocabulary_keeps_the_answer_form_and_encodes_any_text() -> None:
     assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
     assert all(len(tokenizer(token)["input_ids"]) == 1 for token in SPECIAL)
     assert tokenizer.chat_template == CHAT_TEMPLATE
-    content = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    content: Any = [{"type": "image"}, {"type": "text", "text": "What?"}]
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )

@@ -13,7 +13,7 @@ from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.head import Head
 from fgr_edge.runtime.image import Patches
 from fgr_edge.runtime.recognizer import Recognizer
-from fgr_edge.runtime.sessions.session import HostArray
+from fgr_edge.runtime.sessions.session import Buffer, HostArray
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import VisionEncoder, VisionSpec
 
@@ -46,7 +46,7 @@ class ReferenceSession:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(self._names, self._evaluator.run(None, dict(inputs)), strict=True))
 
-    def run_resident(self, inputs: Mapping[str, Any]) -> dict[str, HostArray]:
+    def run_resident(self, inputs: Mapping[str, Any]) -> dict[str, Buffer]:
         return {name: HostArray(value) for name, value in self.run(inputs).items()}
 
     def buffer(self, shape: tuple[int, ...], dtype: Any, *, on_host: bool = False) -> HostArray:

@@ -184,7 +184,7 @@ def test_what_a_plain_token_takes_is_measured_again_when_a_text_begins() -> None
     for _ in range(100):
         profit.guessed(3, 1.5)
     profit.begin()
-    assert profit.rest and not profit.is_measured
+    assert profit.rest > 0 and not profit.is_measured
     while profit.rests(1):
         profit.plain(0.4)
     assert tokens_until_rest(profit, 3, 1.5) < 1000, "the machine has become faster"

@@ -79,8 +79,8 @@ def guessing(
 
 def always(speculation: Speculation, seconds: Callable[[int], float]) -> None:
     """Guess always, as if calls took so long."""
-    speculation._pace.seconds = seconds  # type: ignore[method-assign]
-    speculation._pace.drafted = speculation._pace.wrote = lambda *a: None  # type: ignore[method-assign]
+    speculation._pace.seconds = seconds  # type: ignore[method-assign, assignment]
+    speculation._pace.drafted = speculation._pace.wrote = lambda *a: None  # type: ignore[method-assign, assignment]
     speculation._pace.reckon()
     speculation._profit.guessed = lambda *a: None  # type: ignore[method-assign]
 
@@ -196,7 +196,7 @@ def test_a_tie_that_rounding_breaks_otherwise_is_broken_as_without_guesses(tiny_
             logits += random.uniform(-2, 2, logits.shape).astype(np.float32)
             return done
 
-        recognizer.model.decoder.check = noisy  # type: ignore[method-assign]
+        recognizer.model.decoder.check = noisy  # type: ignore[method-assign, assignment]
         logits = started(recognizer, given)
         speculation.begin([])
         outcome[doubt] = written(logits, speculation.advance)
@@ -306,7 +306,7 @@ def test_guesses_that_do_not_pay_are_left_out_for_a_while(tiny_models: TinyModel
         time.sleep(0.05)
         return check(*arguments)
 
-    recognizer.model.decoder.check = slow  # type: ignore[method-assign]
+    recognizer.model.decoder.check = slow  # type: ignore[method-assign, assignment]
     for _ in range(3):
         logits = started(recognizer, given)
         speculation.begin([])

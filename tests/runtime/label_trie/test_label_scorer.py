@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +227,7 @@ def test_many_names_are_scored_as_transformers_does(tiny_models: TinyModels, cou
 def test_a_single_label_is_certain(tiny_models: TinyModels) -> None:
     recognizer = opened(tiny_models, "qwen2.5", LabelSet.from_names(["Kiwi"]))
     for mode in ("direct", "reason"):
-        found = recognizer(drawing(*SMALL), mode=mode, think_budget=3)  # type: ignore[arg-type]
+        found = recognizer(drawing(*SMALL), mode=mode, think_budget=3)
         assert (found.label, found.top_k) == ("Kiwi", (("Kiwi", pytest.approx(1.0)),))
 
 
@@ -297,7 +298,7 @@ def test_decoding_after_scoring_equals_decoding_without_bitwise(tiny_models: Tin
     context = recognizer._reader.read(picture, Request(), scorer)
     logits, length = context.logits.copy(), recognizer.model.decoder.length
     expected = [recognizer.model.extend([token]).copy() for token in (20, 30, 40)]
-    for score in (scorer.all, lambda *given: scorer.best(*given, Confidence.uncalibrated(len(ODD)))):
+    for score in (scorer.all, partial(scorer.best, confidence=Confidence.uncalibrated(len(ODD)))):
         recognizer.model.decoder.rewind(length)
         score(DIRECT, logits, recognizer.model.extend)
         assert recognizer.model.decoder.length == length
@@ -386,7 +387,7 @@ def test_compiled_sequences_are_used_and_are_what_would_be_compiled(tiny_models:
         for one in (scorer, fresh):
             logits = recognizer._reader.read(drawing(*SMALL), Request(), one).logits
             found.append(one.all(frame, logits, recognizer.model.extend).log_probs)
-        np.testing.assert_array_equal(*found)
+        np.testing.assert_array_equal(found[0], found[1])
     assert encoded == [REASONED.lead], "no name was encoded"
 
 

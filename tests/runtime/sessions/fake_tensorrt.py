@@ -68,6 +68,7 @@ def members(version: str) -> dict[str, list[str]]:
 class Offered:
     """A class of the bindings: what its version does not have, it has not."""
 
+    played: str
     _members: frozenset[str] = frozenset()
     _library: FakeLibrary
 
@@ -319,7 +320,9 @@ class FakeContext(Offered):
             return cuda.device[addresses[name]][:count].view(kind).reshape(shapes[name])
 
         outputs = [name for name in engine._values if name not in engine._inputs]
-        found = engine._session.run(outputs, {name: tensor(name) for name in engine._inputs if name not in host} | host)
+        found = engine._session.run(
+            outputs, {name: tensor(name) for name in engine._inputs if name not in host} | dict(host)
+        )
         for name, value in zip(outputs, found, strict=True):
             tensor(name)[...] = value
         self._runs += 1

@@ -166,7 +166,7 @@ def test_what_fakes_can_do_exists_somewhere() -> None:
     for fake in fakes:
         if fake is not Offered:
             public = {name for name in vars(fake) if not name.startswith("_")} - {"played"}
-            everywhere = set().union(*(version.get(fake.played, []) for version in known))  # type: ignore[attr-defined]
+            everywhere = set().union(*(version.get(fake.played, []) for version in known))
             assert public <= everywhere, public - everywhere
 
 
