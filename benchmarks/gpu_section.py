@@ -232,7 +232,8 @@ def verified(bundle: Path, engine: Engine, setting: Setting) -> dict[str, Any]:
 
 def latency(bundle: Path, engine: Engine, setting: Setting) -> dict[str, Any]:
     """`fgr-edge bench` on drawn pictures: stages, first token, time per token."""
-    from fgr_edge.bench.benchmark import BenchConfig, bench
+    from fgr_edge.bench.benchmark import bench
+    from fgr_edge.bench.config import BenchConfig
 
     config = BenchConfig(
         bundle, prompt_tokens=(), new_tokens=(setting.new_tokens,), rounds=setting.rounds, warmups=2,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fgr_edge.bench.config import BenchConfig
 from fgr_edge.bench.document import Bandwidth, ColdStart, Settings, Subject
 from fgr_edge.bench.rounds import Measured
 from fgr_edge.bench.spread import TAIL_NEEDS, spread
@@ -19,9 +20,6 @@ from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.inspection import readable
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.threads import usable_cores
-
-if TYPE_CHECKING:
-    from fgr_edge.bench.benchmark import BenchConfig
 
 READ_AT_LEAST = 0.3  # of the weights, by a start whose files were put out of the page cache
 WIDENED = ("fp16", "bf16")  # on a CPU, engines keep these weights in float32

@@ -52,8 +52,8 @@ def bench(
     html: Annotated[Optional[Path], typer.Option(help="Also write a page with plots to this file.")] = None,
 ) -> None:
     """Measure how fast a bundle is on this machine, and what limits it."""
-    from fgr_edge.bench.benchmark import BenchConfig
     from fgr_edge.bench.benchmark import bench as run
+    from fgr_edge.bench.config import BenchConfig
     from fgr_edge.bench.counts import parse_counts
     from fgr_edge.bench.page import check_writable, write_page
     from fgr_edge.bench.table import printed

@@ -15,7 +15,8 @@ import pytest
 
 from fgr_edge.bench import bandwidth
 from fgr_edge.bench.answers import Asker
-from fgr_edge.bench.benchmark import BenchConfig, bench
+from fgr_edge.bench.benchmark import bench
+from fgr_edge.bench.config import BenchConfig
 from fgr_edge.bench.document import Document
 from fgr_edge.bench.page import check_writable, page, write_page
 from fgr_edge.bench.plots import figures
@@ -111,10 +112,11 @@ def test_a_cascade_below_certainty_always_reasons(document: Document) -> None:
 def test_a_thought_is_not_guessed_from_the_last_round_s(bundle: Path, birds_folder: Path) -> None:
     recognizer = Recognizer(bundle)
     asker = Asker(recognizer, [birds_folder / "0.png"], 0.5, 8)
-    assert recognizer._speculation is not None
+    speculation = recognizer._reader.speculation
+    assert speculation is not None
 
     def learned() -> int:
-        return len(recognizer._speculation._drafter._table or ())  # type: ignore[union-attr]
+        return len(speculation._drafter._table or ())
 
     recognizer.forget_texts()
     known = learned()
