@@ -339,8 +339,9 @@ def recorded(recognizer: Recognizer) -> list[int]:
 
     recognizer.model.extend = recording(extend)  # type: ignore[method-assign]
     recognizer.model.advance = recording(advance)  # type: ignore[method-assign]
-    if recognizer._speculation is not None:
-        recognizer._speculation.advance = recording(recognizer._speculation.advance)  # type: ignore[method-assign]
+    speculation = recognizer._reader.speculation
+    if speculation is not None:
+        speculation.advance = recording(speculation.advance)  # type: ignore[method-assign]
     return fed
 
 

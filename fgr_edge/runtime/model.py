@@ -33,6 +33,7 @@ class Model:
         bundle, device, threads, fast_pictures: see `recognizer.Recognizer`.
 
     Attributes:
+        threads: as given.
         image: the preprocessing numbers.
         prompts: text to token ids, and back.
         embedding: the rows of tokens.
@@ -56,7 +57,7 @@ class Model:
     ) -> None:
         manifest = bundle.manifest
         graphs = open_graphs(bundle, device, threads)
-        self._threads, self._fast_pictures = threads, fast_pictures
+        self.threads, self._fast_pictures = threads, fast_pictures
         self.image = read_spec(ImageConfig, manifest["image"], "image")
         self.embedding = bundle.embedding()
         self.prompts = PromptBuilder(bundle.file(TOKENIZER), read_spec(PromptSpec, manifest["prompt"], "prompt"))
@@ -76,7 +77,7 @@ class Model:
         Raises:
             ImageError: the picture cannot be used.
         """
-        return read_patches(image, self.image, fast=self._fast_pictures, threads=self._threads)
+        return read_patches(image, self.image, fast=self._fast_pictures, threads=self.threads)
 
     def prefill(
         self, prompt: Prompt, embeds: ImageEmbeds, room: int, branches: int = 0, *, picture: int | None = None

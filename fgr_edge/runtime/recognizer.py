@@ -17,7 +17,6 @@ from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.context import Scored
 from fgr_edge.runtime.evidence import Evidence
 from fgr_edge.runtime.guessing.habits import Habits
-from fgr_edge.runtime.guessing.speculation import Speculation
 from fgr_edge.runtime.image import ImageInput
 from fgr_edge.runtime.judge import Judge
 from fgr_edge.runtime.label_trie.label_scorer import DIRECT, ClassScores, Compiled, Extend, Frame, LabelScorer
@@ -83,19 +82,17 @@ class Recognizer:
         stored = opened.labels() if labels is None else None
         self.labels = _label_set(labels) if stored is None else stored.labels
         model = self.model = Model(opened, device=device, threads=threads, fast_pictures=fast_pictures)
-        self._threads = threads
         self._answers = Answerer(model.prompts, model.eos_ids)
         self._scorer: LabelScorer | None = None
         if self.labels is not None:
             self._scorer = self._scorer_of(self.labels, None if stored is None else stored.compiled)
             self._judge = Judge(opened, self.labels, own=stored is not None)
-        self._speculation: Speculation | None = None
+        speculation = None
         if speculate and model.cache_on_host:  # elsewhere it was not tried
             habits = Habits(opened, self.labels, model.prompts.encode_text)
-            self._speculation = habits.speculation(model.decoder, model.embedding.gather, exact=speculate != "rounded")
-        self.speculated = None if self._speculation is None else self._speculation.counts
-        closing = self._answers.closing_tokens
-        self._reader = Reader(model, LastPicture(keep_picture), self._speculation, closing)
+            speculation = habits.speculation(model.decoder, model.embedding.gather, exact=speculate != "rounded")
+        self.speculated = None if speculation is None else speculation.counts
+        self._reader = Reader(model, LastPicture(keep_picture), speculation, self._answers.closing_tokens)
 
     def __call__(
         self,
@@ -149,8 +146,8 @@ class Recognizer:
 
     def forget_texts(self) -> None:
         """Guess no more from texts written so far: for measurements, which ask about the same pictures again."""
-        if self._speculation is not None:
-            self._speculation.forget()
+        if self._reader.speculation is not None:
+            self._reader.speculation.forget()
 
     def see(self, image: ImageInput) -> ImageEmbeds:
         """The picture as the decoder gets it; `evidence` and `stages` take it instead of the picture.
@@ -319,7 +316,7 @@ class Recognizer:
             labels,
             self.model.eos_ids[0],
             compiled,
-            usable_threads(self._threads),
+            usable_threads(self.model.threads),
         )
 
 

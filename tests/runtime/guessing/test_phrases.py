@@ -91,9 +91,9 @@ def test_speculation_begins_with_the_stored_phrases(bundle: Path) -> None:
     for texts in ([], [plain.model.prompts.encode_text(said)] * 3):
         store(bundle, texts)
         guessed = Recognizer(bundle, threads=1)
-        assert guessed._speculation is not None and guessed.speculated is not None
-        guessed._speculation._probe = None
-        guessed._speculation._pace.seconds = lambda rows: 1 + 0.03 * rows  # type: ignore[method-assign]
+        assert guessed._reader.speculation is not None and guessed.speculated is not None
+        guessed._reader.speculation._probe = None
+        guessed._reader.speculation._pace.seconds = lambda rows: 1 + 0.03 * rows  # type: ignore[method-assign]
         assert guessed(drawing(90, 90), mode="reason", think_budget=60).text == said
         calls.append(guessed.speculated.calls)
     assert calls[1] < calls[0]

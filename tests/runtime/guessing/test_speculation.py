@@ -376,8 +376,8 @@ def test_nano_thinks_the_same_about_photographs_and_birds(
     lines = (grocery_root / "val.txt").read_text().splitlines()[::25]
     pictures = [*birds(8), *(grocery_root / line.split(",")[0].strip() for line in lines)]
     plain, guessed = (Recognizer(nano_bundle(precision), threads=1, speculate=on) for on in (False, True))
-    assert guessed._speculation is not None and guessed.speculated is not None
-    always(guessed._speculation, lambda rows: 1 + 0.03 * rows)
+    assert guessed._reader.speculation is not None and guessed.speculated is not None
+    always(guessed._reader.speculation, lambda rows: 1 + 0.03 * rows)
     for picture in pictures:
         assert guessed(picture, mode="reason").text == plain(picture, mode="reason").text, picture
     assert guessed.speculated.tokens > 1.2 * guessed.speculated.calls
