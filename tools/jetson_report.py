@@ -139,8 +139,7 @@ def gpu_clock(root: Path) -> str | None:
 def cpu_clock(root: Path) -> str | None:
     """Of the first core."""
     folder = root / "sys/devices/system/cpu/cpu0/cpufreq"
-    names = ("scaling_cur_freq", "scaling_min_freq", "scaling_max_freq")
-    return clock(*(folder / name for name in names), 1000)
+    return clock(folder / "scaling_cur_freq", folder / "scaling_min_freq", folder / "scaling_max_freq", 1000)
 
 
 def memory_clock(root: Path) -> str | None:
