@@ -46,7 +46,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ from benchmarks.device_rows import (
 from benchmarks.footprint_rows import FOOTPRINT_HEAD, footprint_rows, goes_with_rows
 from benchmarks.label_rows import HEAD as LABEL_HEAD
 from benchmarks.label_rows import in_short, label_rows
+from benchmarks.nano_rows import accuracy_rows, confidence_rows, outlier_rows
 from benchmarks.peers.rows import OPERATOR_HEAD, absent_lines, answer_rows, bar_rows, operator_rows, peer_rows
-from benchmarks.report import cell
 from benchmarks.scheme_rows import Rows, pair_rows, scheme_rows
 from benchmarks.speculation_rows import (
     BUNDLE_HEAD,
@@ -81,11 +81,13 @@ from benchmarks.speculation_rows import (
     cost_rows,
     text_rows,
 )
+from benchmarks.speed_rows import GPU_HEAD, SCHEME_HEAD, cold_start_rows, gpu_rows, latency_rows, scheme_speed_rows
 from benchmarks.target_rows import HEAD as TARGET_HEAD
 from benchmarks.target_rows import target_rows
 
 Results = Mapping[str, dict[str, Any]]
 UNKNOWN = "not measured yet"
+SCHEMES_IN_SHORT = ("fp32", "fp16", "int8", "w8a8, smoothquant", "int4, gptq", "int4, nearest")
 _REGION = re.compile(r"(<!-- results:(\w+) -->\n)(.*?)(<!-- /results:\2 -->)", re.DOTALL)
 _MARKER = re.compile(r"<!-- /?results:(\w+) -->")
 
@@ -103,155 +105,26 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def latency(results: Results) -> str:
-    """Decode speed, first token and share of the roofline, one column a peer."""
-    documents = _named(results, "latency")
-    names = list(dict.fromkeys(name for document in documents for name in document["peers"]))
-    rows = []
-    for document in documents:
-        peers = [document["peers"].get(name) for name in names]
-        title = document["checkpoint"]
-        rows.append(
-            [f"{title}: decode, tokens/s", *(_times(peer, "decode_tokens_per_s", "decode_ratio") for peer in peers)]
-        )
-        rows.append([f"{title}: first token, ms", *(_first_token(peer) for peer in peers)])
-        rows.append([f"{title}: of the read bandwidth", *(_share(peer) for peer in peers)])
-    return markdown(["", *names], rows)
-
-
-def _times(peer: Mapping[str, Any] | None, key: str, ratio_key: str) -> str:
-    if peer is None or peer[key] is None:
-        return "-"
-    return f"{cell(peer[key])} ({cell(peer[ratio_key], 2)}x)"
-
-
-def _first_token(peer: Mapping[str, Any] | None) -> str:
-    if peer is None or peer["ttft_ms"]["p50"] is None:
-        return "-"
-    return f"{cell(peer['ttft_ms']['p50'])} ({cell(peer['ttft_ratio'], 2)}x)"
-
-
-def _share(peer: Mapping[str, Any] | None) -> str:
-    share = None if peer is None else peer.get("roofline_share")
-    return "-" if share is None else f"{100 * share:.0f} %"
-
-
-def schemes(results: Results) -> str:
-    """What each scheme takes of memory and of time."""
-    rows = [
-        [
-            f"{document['checkpoint']}: {name}",
-            cell(row["bytes_per_weight"], 2),
-            _times(row, "decode_tokens_per_s", "decode_ratio"),
-            _share(row),
-            cell(row["stages_ms"]["vision"]["p50"]),
-            cell(row["stages_ms"]["prefill"]["p50"]),
-        ]
-        for title, document in results.items()
-        if title.startswith("schemes_")
-        for name, row in document["schemes"].items()
-    ]
-    head = ["scheme of all layers", "bytes / weight", "decode, tokens/s", "of the read bandwidth"]
-    return markdown([*head, "vision, ms", "prefill, ms"], rows)
-
-
-def scheme_accuracy(results: Results) -> str:
-    """What each scheme does to the answers, against the original on the same pictures."""
-    return _scheme_tables(results, scheme_rows)
-
-
-def schemes_short(results: Results) -> str:
-    """Some rows of `scheme_accuracy`."""
-    shown = ("fp32", "fp16", "int8", "w8a8, smoothquant", "int4, gptq", "int4, nearest")
-    return _scheme_tables(results, lambda document: scheme_rows(document, shown))
-
-
-def scheme_pairs(results: Results) -> str:
-    """What fitting weights to photographs is worth."""
-    return _scheme_tables(results, pair_rows)
+def _named(results: Results, beginning: str) -> list[dict[str, Any]]:
+    """Documents whose file's name begins so."""
+    return [document for name, document in results.items() if name.startswith(beginning)]
 
 
 def _scheme_tables(results: Results, rows: Callable[[Mapping[str, Any]], tuple[Sequence[str], Rows]]) -> str:
-    documents = _named(results, "scheme_accuracy_")
-    return "\n\n".join(markdown(*rows(document)) for document in documents) or UNKNOWN
+    return _tables(markdown(*rows(document)) for document in _named(results, "scheme_accuracy_"))
 
 
-def cold_start(results: Results) -> str:
-    """Process start to first answer, and imports."""
-    document = results.get("cold_start")
-    if document is None:
-        return UNKNOWN
-    rows = [
-        [
-            name,
-            cell(run["first_answer_ms"]["p50"], 0),
-            cell(run["first_answer_ms"]["p95"], 0),
-            cell(run["ratio"], 2, "x"),
-        ]
-        for name, run in document["contenders"].items()
-    ]
-    imported = cell(document["imports"]["fgr_edge_beyond_numpy_ms"])
-    rows.append(["`import fgr_edge`, beyond numpy", imported, "-", "-"])
-    return markdown([f"{document['checkpoint']}: process start to answer", "ms p50", "ms p95", "of transformers"], rows)
-
-
-def gpu(results: Results) -> str:
-    """Every section that ran on a GPU."""
-    rows = [
-        [f"{document['card']}: {title}", *_gpu_cells(section)]
-        for name, document in results.items()
-        if name.startswith("gpu") and document["device"] == "cuda"
-        for title, section in document["sections"].items()
-        if title != "card"
-    ]
-    return markdown(["section", "parity", "tokens/s", "of the bandwidth", "TTFT, ms", "vision, ms"], rows)
-
-
-def _gpu_cells(section: Mapping[str, Any]) -> list[str]:
-    steps = section["steps"]
-    step = steps["latency"] if steps.get("latency", {}).get("ok") else {}
-    parity = {True: "right", False: "wrong", None: "-"}[steps.get("verify", {}).get("ok")]
-    times = (step.get(name, {}).get("p50") for name in ("ttft_ms", "vision_ms"))
-    return [
-        parity if section["status"] == "done" else f"{parity} ({section['status']})",
-        cell(step.get("tokens_per_s")),
-        _share(step or None),
-        *(cell(value) for value in times),
-    ]
-
-
-def peers(results: Results) -> str:
-    """Other engines beside this runtime, one table a checkpoint."""
-    documents = [d for d in _named(results, "peers_") if d.get("fitted_prompts") is None]
-    tables = ["\n".join([markdown(*peer_rows(d)), "", *absent_lines(d)]).rstrip() for d in documents]
+def _tables(tables: Iterable[str]) -> str:
     return "\n\n".join(tables) or UNKNOWN
 
 
-def peer_answers(results: Results) -> str:
-    """All probabilities of labels and an answer, where a model is sure; one table a checkpoint."""
-    documents = [d for d in _named(results, "peers_") if d.get("fitted_prompts") is not None]
-    return "\n\n".join(markdown(*answer_rows(document)) for document in documents) or UNKNOWN
+def _peer_documents(results: Results, *, fitted: bool) -> list[dict[str, Any]]:
+    """With prompts that a checkpoint was fitted to, so that a model is sure of names, or without."""
+    return [d for d in _named(results, "peers_") if (d.get("fitted_prompts") is not None) == fitted]
 
 
-def peer_bars(results: Results) -> str:
-    """What this runtime promises, and whether the runs kept it."""
-    return "\n\n".join(markdown(*bar_rows(document)) for document in _named(results, "peers_")) or UNKNOWN
-
-
-def accuracy(results: Results) -> str:
-    """Accuracy of models/nano, one row a data set and mode, one column a precision: fine / coarse."""
-    documents = _named(results, "nano_accuracy")
-    cells: dict[str, dict[str, str]] = {}
-    for document in documents:
-        for row in document["rows"]:
-            title = f"{row['data']}, {row['mode']}, n = {row['n']}"
-            coarse = "" if row["coarse_percent"] is None else f" / {cell(row['coarse_percent'])}"
-            cells.setdefault(title, {})[document["precision"]] = f"{cell(row['fine_percent'])}{coarse}"
-    names = [document["precision"] for document in documents]
-    return markdown(
-        ["models/nano: top-1, fine / coarse, %", *names],
-        [[title, *(row.get(name, "-") for name in names)] for title, row in cells.items()],
-    )
+def _peer_table(document: Mapping[str, Any]) -> str:
+    return "\n".join([markdown(*peer_rows(document)), "", *absent_lines(document)]).rstrip()
 
 
 def _labels(results: Results, wanted: Callable[[Mapping[str, Any]], bool]) -> str:
@@ -261,52 +134,6 @@ def _labels(results: Results, wanted: Callable[[Mapping[str, Any]], bool]) -> st
 def _of_3b(document: dict[str, Any] | None, scheme: str, rows: Callable[[Mapping[str, Any]], Rows]) -> str:
     """What one run with the 3B-shaped checkpoint gave."""
     return UNKNOWN if document is None else markdown([f"{document['shape']}, {scheme}", ""], rows(document))
-
-
-def confidence(results: Results) -> str:
-    """Probabilities before and after calibration, and what is answered at the stated risk; one column a mode."""
-    documents = _named(results, "nano_confidence")
-    rows = [
-        [title, *(f"{cell(d['before'][key], digits)} to {cell(d['after'][key], digits)}" for d in documents)]
-        for title, key, digits in (
-            ("top-1, %", "top_1_percent", 1),
-            ("ECE", "ece", 3),
-            ("negative log-likelihood", "nll", 3),
-            ("Brier score", "brier", 3),
-        )
-    ]
-    if documents:
-        rows.append(["answered at the stated risk", *(_answered(document) for document in documents)])
-        rows.append(["levels above the class, mean", *(cell(d["test"]["mean_level"], 2) for d in documents)])
-        rows.append(["clothes refused", *(f"{cell(d['clothes']['refused_percent'])} %" for d in documents)])
-    heads = [f"{d['mode']}, {d['precision']}, {100 * d['risk']:.0f} % risk" for d in documents]
-    return markdown(["grocery test, before to after", *heads], rows if documents else [])
-
-
-def _answered(document: Mapping[str, Any]) -> str:
-    test = document["test"]
-    wrong = "" if test["wrong_percent"] is None else f", {cell(test['wrong_percent'])} % of them wrong"
-    return f"{cell(test['answered_percent'])} %{wrong}"
-
-
-def outliers(results: Results) -> str:
-    """AUROC and TNR at 95 % TPR on clothes, AUROC on drawn birds, of every score fitted on val."""
-    columns = [
-        (d["precision"], {s["score"]: s for s in d["scores"] if s["fit"] in ("-", "val 296")})
-        for name, d in results.items()
-        if name.startswith("outliers_")
-    ]
-    names = list(dict.fromkeys(score for _, scores in columns for score in scores))
-    rows = [[name, *(_outlier(scores.get(name)) for _, scores in columns)] for name in names]
-    return markdown(["score", *(f"{precision}: clothes, birds" for precision, _ in columns)], rows)
-
-
-def _outlier(score: Mapping[str, Any] | None) -> str:
-    if score is None:
-        return "-"
-    clothes, birds = score["clothes"], score["birds"]
-    tnr = cell(clothes["tnr_at_tpr_95_percent"]["value"])
-    return f"{cell(clothes['auroc_percent']['value'])} (TNR {tnr}), {cell(birds['auroc_percent']['value'])}"
 
 
 def machine(results: Results) -> str:
@@ -336,22 +163,22 @@ def _bandwidth(rates: Sequence[float]) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "latency": latency,
-    "accuracy": accuracy,
+    "latency": lambda results: markdown(*latency_rows(_named(results, "latency"))),
+    "accuracy": lambda results: markdown(*accuracy_rows(_named(results, "nano_accuracy"))),
     "labels": lambda results: _labels(results, lambda _: True),
     "labels_short": lambda results: _labels(results, in_short),
-    "confidence": confidence,
-    "outliers": outliers,
-    "schemes": schemes,
-    "scheme_accuracy": scheme_accuracy,
-    "scheme_pairs": scheme_pairs,
-    "schemes_short": schemes_short,
-    "cold_start": cold_start,
+    "confidence": lambda results: markdown(*confidence_rows(_named(results, "nano_confidence"))),
+    "outliers": lambda results: markdown(*outlier_rows(_named(results, "outliers_"))),
+    "schemes": lambda results: markdown(SCHEME_HEAD, scheme_speed_rows(_named(results, "schemes_"))),
+    "scheme_accuracy": lambda results: _scheme_tables(results, scheme_rows),
+    "scheme_pairs": lambda results: _scheme_tables(results, pair_rows),
+    "schemes_short": lambda results: _scheme_tables(results, lambda document: scheme_rows(document, SCHEMES_IN_SHORT)),
+    "cold_start": lambda results: markdown(*cold_start_rows(results.get("cold_start"))),
     "export_3b": lambda results: _of_3b(results.get("export_3b"), "int8", export_3b_rows),
     "awq_3b": lambda results: _of_3b(results.get("awq_3b"), "int4 by AWQ", awq_3b_rows),
-    "peers": peers,
-    "peer_answers": peer_answers,
-    "peer_bars": peer_bars,
+    "peers": lambda results: _tables(map(_peer_table, _peer_documents(results, fitted=False))),
+    "peer_answers": lambda results: _tables(markdown(*answer_rows(d)) for d in _peer_documents(results, fitted=True)),
+    "peer_bars": lambda results: _tables(markdown(*bar_rows(document)) for document in _named(results, "peers_")),
     "operators": lambda results: markdown(OPERATOR_HEAD, [*chain(*map(operator_rows, _named(results, "operators_")))]),
     "bench": lambda results: markdown(BENCH_HEAD, bench_rows(results)),
     "footprint": lambda results: markdown(FOOTPRINT_HEAD, footprint_rows(results.get("footprint"))),
@@ -365,14 +192,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "prefill_chunks": lambda results: markdown(CHUNK_HEAD, chunk_rows(_named(results, "prefill_chunks"))),
     "preprocessing": lambda results: markdown(PICTURE_HEAD, picture_rows(results.get("preprocessing"))),
     "decode_3b": lambda results: markdown(DECODE_3B_HEAD, decode_3b_rows(results.get("decode_3b"))),
-    "gpu": gpu,
+    "gpu": lambda results: markdown(GPU_HEAD, gpu_rows(_named(results, "gpu"))),
     "machine": machine,
 }
-
-
-def _named(results: Results, beginning: str) -> list[dict[str, Any]]:
-    """Documents whose file's name begins so."""
-    return [document for name, document in results.items() if name.startswith(beginning)]
 
 
 def fill(text: str, results: Results) -> str:

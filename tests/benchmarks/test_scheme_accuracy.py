@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.results_table import scheme_accuracy, scheme_pairs, schemes_short
+from benchmarks.results_table import TABLES
 from benchmarks.scheme_accuracy import ORIGINAL, VARIANTS, Questions, facts, measure, scores
 from benchmarks.scheme_pairs import Floats, against_nearest, against_original, change, divergences
 from fgr_edge import Recognizer
@@ -118,16 +118,16 @@ def test_the_tables_have_a_row_for_each_scheme_and_pair_and_short_ones_fewer(
         }
     ]
     results = {"scheme_accuracy_nano": document, "schemes_nano": {"schemes": {}}}
-    lines = scheme_accuracy(results).splitlines()
+    lines = TABLES["scheme_accuracy"](results).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| fp32", "| int8-channel"]
     assert lines[2].endswith("| 100.0 | - | - | - | - |")
     assert lines[3].split(" | ")[3:6] == ["+0.0 [-65.8, +65.8], p = 1", "0 / 0", "0 of 2"]
     assert len({line.count(" | ") for line in lines}) == 1
-    assert len(schemes_short(results).splitlines()) == 3
-    (row,) = scheme_pairs(results).splitlines()[2:]
+    assert len(TABLES["schemes_short"](results).splitlines()) == 3
+    (row,) = TABLES["scheme_pairs"](results).splitlines()[2:]
     assert row.startswith("| int4, gptq - nearest | +100.0 [")
     assert "| 0.0 to 100.0, p = 1 | -" in row
-    assert scheme_accuracy({}) == scheme_pairs({}) == "not measured yet"
+    assert TABLES["scheme_accuracy"]({}) == TABLES["scheme_pairs"]({}) == "not measured yet"
 
 
 def test_bytes_are_of_the_weights_without_the_embedding_table(nano_bundle: Callable[..., Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_table import schemes
+from benchmarks.results_table import TABLES
 from benchmarks.schemes import bundles, size_of
 from fgr_edge.export.checkpoint import Checkpoint
 from fgr_edge.export.model import open_model
@@ -33,7 +33,7 @@ def test_the_table_has_a_row_for_every_scheme_of_every_checkpoint() -> None:
         "schemes_nano": {"checkpoint": "nano", "schemes": {"fp32": row, "int4-128": row}},
         "latency_nano": {"checkpoint": "nano"},
     }
-    lines = schemes(documents).splitlines()
+    lines = TABLES["schemes"](documents).splitlines()
     assert len(lines) == 4
     assert lines[3] == "| nano: int4-128 | 0.53 | 200.0 (4.00x) | 80 % | 12.3 | 5.0 |"
-    assert schemes({}) == "not measured yet"
+    assert TABLES["schemes"]({}) == "not measured yet"
