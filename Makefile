@@ -10,6 +10,7 @@ FULL := $(VENV)/.installed-full
 GPU_BIN := .venv-gpu/bin
 GPU_PYTHON ?= $(GPU_BIN)/python
 GPU := .venv-gpu/.installed
+LIBRARY := fgr_edge/runtime/products/libproducts.so
 SETTINGS := pyproject.toml constraints.txt
 OUT := out
 
@@ -17,17 +18,17 @@ OUT := out
 .DEFAULT_GOAL := demo
 
 ## demo: export models/nano to int8 and recognise six drawn birds; installs neither torch nor transformers
-demo: $(LEAN)
+demo: $(LEAN) $(LIBRARY)
 	$(BIN)/fgr-edge export models/nano -o $(OUT)/nano-int8 --target cpu --precision int8 --labels models/nano/labels_aviary.txt --force
 	$(BIN)/python examples/demo.py $(OUT)/nano-int8 $(OUT)/birds --count 6
 	$(BIN)/fgr-edge recognize $(OUT)/nano-int8 $(OUT)/birds
 
 ## test: what must pass before every commit
-test: $(FULL)
+test: $(FULL) $(LIBRARY)
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 ## test-slow: minutes and gigabytes
-test-slow: $(FULL)
+test-slow: $(FULL) $(LIBRARY)
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
 ## test-gpu: all of tests/gpu, on a machine with an NVIDIA GPU, in an environment of its own: .venv has onnxruntime's CPU
@@ -54,11 +55,15 @@ format: $(FULL)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(OUT) $(LIBRARY) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find fgr_edge tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+# The kernels of our own, again after a change. Without a C compiler: one line of warning at each start, and nothing needs it.
+$(LIBRARY): hatch_build.py $(wildcard $(dir $(LIBRARY))*.[ch]) | $(BIN)/python
+	$(BIN)/python hatch_build.py
 
 $(LEAN): $(SETTINGS) | $(BIN)/python
 	$(INSTALL) --editable ".[cpu,export]"
