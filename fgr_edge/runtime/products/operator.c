@@ -46,16 +46,18 @@ static ort_status *constant(const ort_info *info, size_t count, size_t index, co
 
 static ort_status *create(const ort_operator *op, ort_table table, const ort_info *info, void **kernel) {
     (void)op, (void)table;
-    int64_t rows, columns, bits, block;
+    int64_t rows, columns, bits, block, level;
     size_t count;
     TRY(ORT_ATTRIBUTE(ort)(info, "N", &rows));
     TRY(ORT_ATTRIBUTE(ort)(info, "K", &columns));
     TRY(ORT_ATTRIBUTE(ort)(info, "bits", &bits));
     TRY(ORT_ATTRIBUTE(ort)(info, "block_size", &block));
+    TRY(ORT_ATTRIBUTE(ort)(info, "accuracy_level", &level));
     TRY(ORT_INPUTS(ort)(info, &count));
     const void *data[INPUTS];
     for (size_t i = LEVELS; i < INPUTS; i++) TRY(constant(info, count, i, data + i));
     if (!data[LEVELS] || !data[SCALES]) return refused("fgr-edge multiplies constant weights alone");
+    if (level != 4) return refused("fgr-edge rounds inputs to int8, which this node does not ask for");
     if (data[GROUPS]) return refused("fgr-edge multiplies inputs in the order in which they come");
     if ((bits != 4 && bits != 8) || block < 8 || block % 8) return refused("fgr-edge multiplies levels of 4 and 8 bits");
     const fgr_weight w = {data[LEVELS], data[SCALES], data[ZERO_POINTS], data[BIAS],

@@ -14,7 +14,7 @@ extern const fgr_way fgr_avx512vnni, fgr_avxvnni, fgr_neondot;
 
 const fgr_way *const fgr_ways[] = {
 #if defined(__x86_64__)
-    &fgr_avx512vnni,
+    &fgr_avx512vnni, &fgr_avxvnni,
 #elif defined(__aarch64__)
     &fgr_neondot,
 #endif
