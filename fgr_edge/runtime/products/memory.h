@@ -1,6 +1,6 @@
 /* Memory for weights, on huge pages where the system has them: small weights share them.
 
-   In: sizes. Out: areas aligned to 64 bytes, that are given back in any order. */
+   In: sizes. Out: areas of zeros, aligned to 64 bytes, that are given back in any order. */
 
 #ifndef FGR_EDGE_MEMORY_H
 #define FGR_EDGE_MEMORY_H

@@ -48,7 +48,6 @@ static void pack_strip(const fgr_weight *w, const fgr_packed *p, uint32_t flip, 
     const size_t block_bytes = p->block * (size_t)p->bits / 8, row_bytes = p->blocks * block_bytes;
     const size_t point_bytes = (p->blocks * (size_t)p->bits + 7) / 8;
     char *at = p->memory + strip * p->strip_bytes;
-    memset(at, 0, p->strip_bytes);
     if (w->bias) memcpy(at, w->bias + first, columns * sizeof(float));
     at += p->width * sizeof(float);
     for (size_t b = 0; b < p->blocks; b++) {
