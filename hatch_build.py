@@ -28,7 +28,17 @@ from typing import Any
 LIBRARY = Path("fgr_edge", "runtime", "products", "libproducts.so")
 ENTRY = "RegisterCustomOps"
 SWITCH = "FGR_EDGE_NO_NATIVE"
-FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra"]
+FLAGS = [
+    "-O3",
+    "-std=gnu11",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+]
 MACHINES = ("x86_64", "aarch64", "arm64")  # macOS says arm64 where Linux says aarch64
 
 
