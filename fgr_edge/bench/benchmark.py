@@ -78,7 +78,7 @@ def _bench(
         schema_version=SCHEMA_VERSION,
         command=facts.command_of(config),
         bundle=facts.subject_of(bundle, recognizer),
-        settings=facts.settings_of(config, device, pictures),
+        settings=facts.settings_of(config, device, recognizer.model.products, pictures),
         noise=judge(before, after, done.bandwidth_gbps, done.unsteadiness(), done.slow_first_rounds()),
         prefill=done.prefill_rows(),
         decode=done.decode_rows(traffic),

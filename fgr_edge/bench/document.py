@@ -33,6 +33,7 @@ class Settings(TypedDict):
 
     Attributes:
         threads: of one operator, as given; None left it to the runtime.
+        products: whose kernels multiply weights of 4 or 8 bits, see `runtime.model.Model`; None where there are none.
         think_budget: None let thoughts end by themselves.
     """
 
@@ -45,6 +46,7 @@ class Settings(TypedDict):
     think_budget: int | None
     threads: int | None
     device: str
+    products: str | None
     pictures: list[str]
     pictures_drawn: bool
 

@@ -51,7 +51,7 @@ def subject_of(bundle: Bundle, recognizer: Recognizer) -> Subject:
     )
 
 
-def settings_of(config: BenchConfig, device: str, pictures: Sequence[Path]) -> Settings:
+def settings_of(config: BenchConfig, device: str, products: str | None, pictures: Sequence[Path]) -> Settings:
     """As they were used."""
     return Settings(
         prompt_tokens=list(config.prompt_tokens),
@@ -63,6 +63,7 @@ def settings_of(config: BenchConfig, device: str, pictures: Sequence[Path]) -> S
         think_budget=config.think_budget,
         threads=config.threads,
         device=device,
+        products=products,
         pictures=[path.name for path in pictures],
         pictures_drawn=config.images is None,
     )

@@ -69,9 +69,8 @@ def comma_separated(document: Document) -> str:
     """One line a measure, the facts repeated in each, so that files of several runs can be joined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("model", "target", "device", "precision", "threads", "cpu", "quiet", "noise", "test", "measure", *COLUMNS)
-    )
+    names = ("model", "target", "device", "precision", "threads", "products", "cpu", "quiet", "noise")
+    writer.writerow((*names, "test", "measure", *COLUMNS))
     bundle, settings = document["bundle"], document["settings"]
     facts = (
         bundle["name"],
@@ -79,6 +78,7 @@ def comma_separated(document: Document) -> str:
         settings["device"],
         precision(document),
         "" if settings["threads"] is None else settings["threads"],
+        settings["products"] or "",
         document["machine"]["cpu"] or "",
         str(document["noise"]["quiet"]).lower(),
         "; ".join(document["noise"]["findings"]),
@@ -104,9 +104,11 @@ def fact_rows(document: Document) -> list[tuple[str, str]]:
     )
     allowed = f"cores allowed: {document['noise']['cores_allowed'] or 'unknown'}"
     rounds = f"{settings['rounds']} rounds after {settings['warmups']} of warm-up"
+    products = [] if settings["products"] is None else [("products", f"of quantized weights: {settings['products']}")]
     return [
         ("model", f"{bundle['name']} ({precision(document)}), {readable(bundle['total_bytes'])}"),
         ("target", f"{bundle['target']}, run on {settings['device']}, threads of one operator: {threads}, {allowed}"),
+        *products,
         ("asked", f"{pictures} pictures, {bundle['labels'] or 'no'} labels, {rounds}"),
         ("machine", ", ".join(hardware)),
         ("versions", f"Python {machine['python']}, {versions}"),

@@ -1,12 +1,14 @@
 """Session settings chosen by measurement: how ONNX Runtime uses this machine's CPU and memory for one bundle.
 
-In: a bundle. Out: a `Tuning`, to be written by `runtime.tuning.write_tuning`. No setting changes a result.
+In: a bundle. Out: a `Tuning`, to be written by `runtime.tuning.write_tuning`. No setting changes a result by more than
+rounding.
 
 One setting after another is tried against the best so far, alternatives in turns within each round, each in sessions
 of its own. What counts is the time of one answer: a picture of 640 x 480 (fewer pixels, where the model takes fewer),
 its prompt, and 32 tokens, each part in its fastest round: what else the machine does only adds. A busy machine's noise
 must not decide (what else the machine did meanwhile is in `Tuning.noise`):
-1. threads, spinning and pages stay at the defaults unless another value is faster by 2 %;
+1. threads, products, spinning and pages stay at the defaults unless another value is faster by 2 %; products of our own
+   are compared with ONNX Runtime's where they can be used;
 2. the arena is given up where that costs less than 2 %: without it, vision's activations are not kept in memory while
    the decoder runs.
 
@@ -34,6 +36,7 @@ from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.head import open_head
 from fgr_edge.runtime.image import ImageConfig, Patches, preprocess
 from fgr_edge.runtime.opening import open_graphs
+from fgr_edge.runtime.products import library
 from fgr_edge.runtime.rotary import IntArray
 from fgr_edge.runtime.sessions.settings import SessionSettings
 from fgr_edge.runtime.specs import read_spec
@@ -48,7 +51,7 @@ BUDGET_S = 120.0  # for further rounds; the first are always there
 _SIZE, _SMALL_SIZE = (640, 480), (224, 168)
 LONG_S = 1.5  # where an answer about the small picture takes longer, the large one is not timed
 _TIMED_STEPS, _LEAST_STEPS, _STEPS_S = 24, 6, 0.6
-_COMPARISONS = 4
+_COMPARISONS = 5
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +95,14 @@ def tune(
     """
     machine, before = this_machine(), Snapshot.take()
     counts = _thread_counts(machine.cores)
-    total = rounds * (len(counts) + 2 * (_COMPARISONS - 1))
+    own = _has_own_products(bundle)
+    total = rounds * (len(counts) + 2 * (_COMPARISONS - 1 - (not own)))
     comparisons = _Comparisons(measure or _Answer(bundle).times, rounds, clock, progress, total)
     compare = comparisons.compare
     best = SessionSettings(threads=machine.cores)
     best = _faster([replace(best, threads=count) for count in counts], compare)
+    if own:
+        best = _faster([best, replace(best, products="onnxruntime")], compare)
     best = _faster([best, replace(best, spinning="never")], compare)
     best = _faster([best, replace(best, huge_pages=True)], compare)
     kept, given_up = compare([best, replace(best, arena=False)])
@@ -172,6 +178,12 @@ def _faster(
     times = compare(candidates)
     fastest = min(range(len(times)), key=times.__getitem__)
     return candidates[fastest] if times[fastest] * WORTH < times[0] else candidates[0]
+
+
+def _has_own_products(bundle: Bundle) -> bool:
+    """Whether our products can be used here, and a graph of the bundle has any."""
+    graphs = [name for name in bundle.manifest["files"] if name.endswith(".onnx")]
+    return library.instructions() is not None and any(library.multiplies(bundle.file(name)) for name in graphs)
 
 
 def _thread_counts(cores: int) -> list[int]:

@@ -22,7 +22,7 @@ def tune(
     ] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure which threads and memory settings suit this machine's CPU, and keep them in the bundle for it alone."""
+    """Measure which threads, products and memory suit this machine's CPU, and keep that in the bundle for it alone."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -57,5 +57,6 @@ def _described(settings: SessionSettings) -> str:
         f"{settings.threads} threads",
         f"spinning {settings.spinning}",
         f"arena {'on' if settings.arena else 'off'}",
+        f"products {settings.products}",
     ]
     return ", ".join([*words, "huge pages"] if settings.huge_pages else words)

@@ -20,6 +20,8 @@ from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.opening import Device, open_graphs
 from fgr_edge.runtime.pictures.shortcuts import read_patches
 from fgr_edge.runtime.prompt import Prompt, PromptBuilder, PromptSpec
+from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from fgr_edge.runtime.sessions.session import Session
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 
@@ -41,6 +43,8 @@ class Model:
         eos_ids: tokens that end a text; the first one is what the model was taught to write.
         repetition_penalty: of the checkpoint's generation_config.json.
         cache_on_host: whether the decoder's buffers are the host's own memory.
+        products: whose kernels multiply weights of 4 or 8 bits: "onnxruntime", or ours and by which instructions, as
+            "fgr-edge avx512vnni"; None where no graph has such weights, and on TensorRT.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -61,12 +65,19 @@ class Model:
         self.image = read_spec(ImageConfig, manifest["image"], "image")
         self.embedding = bundle.embedding()
         self.prompts = PromptBuilder(bundle.file(TOKENIZER), read_spec(PromptSpec, manifest["prompt"], "prompt"))
-        self.vision = VisionEncoder(graphs.session("vision.onnx"), read_spec(VisionSpec, manifest["vision"], "vision"))
+        sessions: list[Session] = []
+
+        def session(name: str) -> Session:
+            sessions.append(graphs.session(name))
+            return sessions[-1]
+
+        self.vision = VisionEncoder(session("vision.onnx"), read_spec(VisionSpec, manifest["vision"], "vision"))
         self.decoder = Decoder(
-            graphs.session("decoder.onnx"),
+            session("decoder.onnx"),
             read_spec(DecoderSpec, manifest["decoder"], "decoder"),
-            open_head(bundle, graphs.session, screened=graphs.exact_float32),
+            open_head(bundle, session, screened=graphs.exact_float32),
         )
+        self.products = _products(sessions)
         self.eos_ids = manifest["generation"]["eos_token_ids"]
         self.repetition_penalty = float(manifest["generation"].get("repetition_penalty", 1.0))
         self.cache_on_host = graphs.cache_on_host
@@ -107,3 +118,9 @@ class Model:
     def advance(self, tokens: Sequence[int]) -> LazyLogits:
         """As `extend`; the logits are computed as far as somebody asks for them."""
         return self.decoder.advance(self.embedding.gather(np.asarray(tokens, np.int64)))
+
+
+def _products(sessions: Sequence[Session]) -> str | None:
+    """Of all graphs together; they differ where an engine refuses our products for some of them."""
+    names = {one.products for one in sessions if isinstance(one, OnnxRuntimeSession) and one.products is not None}
+    return ", ".join(sorted(names)) or None

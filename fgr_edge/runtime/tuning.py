@@ -2,7 +2,8 @@
 
 In: a bundle. Out: the settings to open its graphs with: those that `fgr-edge tune` found here, or the defaults. No
 manifest lists the file: it is made on the device, from the bundle, and says nothing about any other machine. Settings
-change no result, so a record that is damaged, or of other graphs, is left aside with a warning.
+change results by no more than rounding (see `SessionSettings.products`), so a record that is damaged, or of other
+graphs, is left aside with a warning. What a record of an older version does not name has its default.
 """
 
 from __future__ import annotations

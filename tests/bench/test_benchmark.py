@@ -20,11 +20,12 @@ from fgr_edge.bench.config import BenchConfig
 from fgr_edge.bench.document import Document
 from fgr_edge.bench.page import check_writable, page, write_page
 from fgr_edge.bench.plots import figures
-from fgr_edge.bench.table import COLUMNS, comma_separated, markdown, printed, rows
+from fgr_edge.bench.table import COLUMNS, comma_separated, fact_rows, markdown, printed, rows
 from fgr_edge.bench.tokens import prompt_tokens
 from fgr_edge.bench.traffic import Traffic
 from fgr_edge.errors import ConfigError, ImageError, StorageError
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.products import library
 from fgr_edge.runtime.recognizer import Recognizer
 from tests.command import Done
 
@@ -179,6 +180,15 @@ def test_the_document_is_json_without_paths_of_the_machine(document: Document, b
     assert str(bundle.parent) not in text and "/tmp" not in text and str(Path.home()) not in text
     assert document["command"].startswith(f"fgr-edge bench {bundle.name} -p 16,64 -n 8 -r 2 --images ")
     assert document["settings"]["threads"] is None and document["noise"]["cores_allowed"]
+
+
+def test_it_is_said_whose_products_were_measured(document: Document) -> None:
+    own = library.instructions()
+    products = "onnxruntime" if own is None else f"fgr-edge {own}"
+    assert document["settings"]["products"] == products
+    assert ("products", f"of quantized weights: {products}") in fact_rows(document)
+    (first, *_) = csv.DictReader(io.StringIO(comma_separated(document)))
+    assert first["products"] == products
 
 
 def test_every_format_has_every_measure_with_its_samples_and_says_whether_it_was_quiet(document: Document) -> None:

@@ -15,6 +15,7 @@ from fgr_edge.bench import tune as tune_module
 from fgr_edge.bench.tune import AnswerTimes, tune
 from fgr_edge.cli.root import app
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.products import library
 from fgr_edge.runtime.sessions.settings import SessionSettings
 from fgr_edge.runtime.tuning import Machine, tuned_settings
 
@@ -22,6 +23,7 @@ from fgr_edge.runtime.tuning import Machine, tuned_settings
 @pytest.fixture
 def bundle(nano_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Bundle:
     monkeypatch.setattr(tune_module, "this_machine", lambda: Machine("cpu", "", 8, "1"))
+    monkeypatch.setattr(library, "instructions", lambda: None)
     return Bundle.open(nano_bundle("int8"))
 
 
@@ -36,6 +38,7 @@ def timed(**factors: float) -> tuple[list[SessionSettings], tune_module.Measure]
         ms *= factors.get("never", 1.0) if settings.spinning == "never" else 1.0
         ms *= factors.get("huge", 1.0) if settings.huge_pages else 1.0
         ms *= factors.get("no_arena", 1.0) if not settings.arena else 1.0
+        ms *= factors.get("theirs", 1.0) if settings.products == "onnxruntime" else 1.0
         return AnswerTimes(ms, ms, ms)
 
     return asked, measure
@@ -54,6 +57,28 @@ def test_noise_changes_no_threads_and_no_spinning(bundle: Bundle) -> None:
 def test_the_arena_is_given_up_where_that_costs_next_to_nothing(bundle: Bundle) -> None:
     _, measure = timed(no_arena=1.01)
     assert not tune(bundle, measure=measure).settings.arena
+
+
+@pytest.mark.parametrize(("theirs", "kept"), [(1.2, "fgr-edge"), (0.99, "fgr-edge"), (0.9, "onnxruntime")])
+def test_our_products_are_given_up_where_the_engine_s_are_faster(
+    bundle: Bundle, theirs: float, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "instructions", lambda: "some")
+    _, measure = timed(theirs=theirs)
+    steps: list[tuple[int, int]] = []
+    found = tune(bundle, rounds=1, measure=measure, progress=lambda done, total: steps.append((done, total)))
+    assert found.settings.products == kept
+    assert {row["products"] for row in found.measured} == {"fgr-edge", "onnxruntime"}
+    assert steps[-1] == (11, 11)
+
+
+def test_products_are_not_compared_where_there_is_nothing_to_compare(
+    nano_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "instructions", lambda: "some")
+    asked, measure = timed()
+    tune(Bundle.open(nano_bundle("fp32")), rounds=1, measure=measure)
+    assert {settings.products for settings in asked} == {"fgr-edge"}
 
 
 def test_alternatives_take_turns_and_rows_tell_what_was_measured(bundle: Bundle) -> None:

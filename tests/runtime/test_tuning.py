@@ -56,9 +56,10 @@ def test_another_machine_takes_the_defaults(
         lambda document: document["sources"].update({"decoder.onnx": "0" * 64}),
         lambda document: document["settings"].update(threads=0),
         lambda document: document["settings"].update(unknown=1),
+        lambda document: document["settings"].update(products="another's"),
         lambda document: document.pop("settings"),
     ],
-    ids=["version", "graphs", "value", "key", "missing"],
+    ids=["version", "graphs", "value", "key", "products", "missing"],
 )
 def test_a_record_that_does_not_fit_is_left_aside_with_a_warning(
     bundle: Bundle, damage: object, caplog: pytest.LogCaptureFixture
@@ -70,6 +71,19 @@ def test_a_record_that_does_not_fit_is_left_aside_with_a_warning(
     with caplog.at_level(logging.WARNING, logger="fgr_edge"):
         assert tuned_settings(bundle) == SessionSettings()
     assert "run fgr-edge tune again" in caplog.text
+
+
+def test_a_record_from_before_there_was_a_choice_of_products_has_the_default(bundle: Bundle) -> None:
+    path = write_tuning(bundle, tuning(bundle))
+    document = json.loads(path.read_text())
+    del document["settings"]["products"]
+    path.write_text(json.dumps(document))
+    assert tuned_settings(bundle) == FOUND
+
+
+def test_the_products_that_were_found_are_used(bundle: Bundle) -> None:
+    write_tuning(bundle, replace(tuning(bundle), settings=replace(FOUND, products="onnxruntime")))
+    assert Recognizer(bundle.path, ["Kiwi"]).model.products == "onnxruntime"
 
 
 def test_a_torn_record_is_left_aside(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,8 +115,28 @@ def test_settings_change_no_answer(bundle: Bundle, spinning: str, other: bool) -
     assert found.probability == pytest.approx(expected.probability, abs=1e-5)
 
 
+def test_products_change_an_answer_by_rounding(bundle: Bundle) -> None:
+    import numpy as np
+
+    picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    found = []
+    for products in ("fgr-edge", "onnxruntime"):
+        write_tuning(bundle, replace(tuning(bundle), settings=replace(FOUND, products=products)))
+        found.append(Recognizer(bundle.path, ["Kiwi", "Lemon"])(picture))
+    assert found[0].label == found[1].label
+    assert found[0].probability == pytest.approx(found[1].probability, abs=0.02)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"threads": 0}, {"threads": 1.5}, {"spinning": "sometimes"}, {"arena": 1}, {"huge_pages": None}]
+    "wrong",
+    [
+        {"threads": 0},
+        {"threads": 1.5},
+        {"spinning": "sometimes"},
+        {"arena": 1},
+        {"huge_pages": None},
+        {"products": None},
+    ],
 )
 def test_settings_that_do_not_exist_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="expected"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError, MissingExtraError
+from fgr_edge.runtime.products import library
 from fgr_edge.runtime.sessions.huge_pages import collapse_large_areas
 from fgr_edge.runtime.sessions.onnxruntime_weights import MappedWeights
 from fgr_edge.runtime.sessions.session import Array, Buffer, HostArray, put_rows
@@ -21,6 +23,9 @@ from fgr_edge.runtime.sessions.settings import SessionSettings
 Device = Literal["cpu", "cuda"]
 _DEFAULT_SETTINGS = SessionSettings()
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ONNXRUNTIME = "onnxruntime"
+
+log = logging.getLogger(__name__)
 
 
 def _onnxruntime() -> Any:
@@ -85,6 +90,14 @@ def _session_options(ort: Any, threads: int | None, settings: SessionSettings) -
     return options
 
 
+def _products(path: Path, device: Device, settings: SessionSettings) -> str | None:
+    """Whose products a graph is to be opened with; see `OnnxRuntimeSession.products`."""
+    if not library.multiplies(path):
+        return None
+    own = library.instructions() if device == "cpu" and settings.products == "fgr-edge" else None
+    return ONNXRUNTIME if own is None else f"fgr-edge {own}"
+
+
 class HostBuffer(HostArray):
     """Host memory that ONNX Runtime reads and writes directly."""
 
@@ -125,6 +138,11 @@ class OnnxRuntimeSession:
         threads: for one operator; None takes that of `settings`.
         settings: of the CPU's use; measured by `fgr-edge tune`.
 
+    Attributes:
+        input_names: of the graph.
+        products: whose kernels multiply weights of 4 or 8 bits: "onnxruntime", or ours and by which instructions, as
+            "fgr-edge avx512vnni"; None where the graph has no such weights.
+
     Raises:
         MissingExtraError: no onnxruntime package is installed.
         EngineError: the engine cannot load the graph, or the device is not there.
@@ -149,13 +167,9 @@ class OnnxRuntimeSession:
             )
         if device == "cuda":
             _load_cuda_libraries(ort)
-        options = _session_options(ort, threads, settings)
-        weights = MappedWeights.beside(path, ort.__version__) if device == "cpu" else None
+        self.products = _products(path, device, settings)
         try:
-            with contextlib.nullcontext() if weights is None else weights.forgetting():
-                if weights is not None:
-                    weights.offer(options)
-                self._session = ort.InferenceSession(str(path), options, providers=[provider])
+            self._session, weights = self._opened(path, threads, settings)
         except self._errors as error:
             raise EngineError(
                 f"onnxruntime {ort.__version__} cannot load {path.name}: {error}; expected a graph that this "
@@ -173,6 +187,29 @@ class OnnxRuntimeSession:
         self._shapes = {value.name: value.shape for value in self._session.get_inputs()}
         self.input_names = frozenset(self._shapes)
         self._output_names = [value.name for value in self._session.get_outputs()]
+
+    def _opened(self, path: Path, threads: int | None, settings: SessionSettings) -> tuple[Any, MappedWeights | None]:
+        """The engine's session, and the weights that it reads; with its own products where it refuses ours."""
+        if self.products not in (None, ONNXRUNTIME):
+            try:
+                return self._open(path, threads, settings, own=True)
+            except self._errors as error:
+                log.info("%s is opened with onnxruntime's products, ours were refused: %s", path.name, error)
+                self.products = ONNXRUNTIME
+        return self._open(path, threads, settings, own=False)
+
+    def _open(
+        self, path: Path, threads: int | None, settings: SessionSettings, *, own: bool
+    ) -> tuple[Any, MappedWeights | None]:
+        ort = self._ort
+        options = _session_options(ort, threads, settings)
+        if own:
+            options.register_custom_ops_library(str(library.LIBRARY))
+        weights = MappedWeights.beside(path, ort.__version__) if self._device == "cpu" else None
+        with contextlib.nullcontext() if weights is None else weights.forgetting():
+            if weights is not None:
+                weights.offer(options)
+            return ort.InferenceSession(str(path), options, providers=[_PROVIDERS[self._device]]), weights
 
     def longest(self, name: str, axis: int) -> int | None:
         size = self._shapes[name][axis] if name in self._shapes else None

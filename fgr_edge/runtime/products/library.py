@@ -1,0 +1,53 @@
+"""The library of our own products: whether it can be used here, and by which instructions it multiplies.
+
+In: nothing. Out: a path for `SessionOptions.register_custom_ops_library`, and the name of an instruction set.
+
+The library is an accelerator and never a requirement. It lies beside this file where the package was installed on a
+machine with a C compiler. In a session that loads it, its kernels take the place of ONNX Runtime's MatMulNBits (domain
+com.microsoft), which is the operator of weights in blocks of 4 or 8 bits; no graph is exported for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+from functools import cache
+from pathlib import Path
+
+LIBRARY = Path(__file__).with_name("libproducts.so")
+OPERATOR = b"MatMulNBits"
+
+log = logging.getLogger(__name__)
+
+
+def instructions() -> str | None:
+    """What the library multiplies with on this processor, as "avx512vnni"; None where it cannot be used."""
+    return _instructions(LIBRARY)
+
+
+@cache
+def _instructions(library: Path) -> str | None:
+    if not library.is_file():
+        log.debug("%s was not built: products of quantized weights are onnxruntime's", library.name)
+        return None
+    try:
+        ask = ctypes.CDLL(str(library)).fgr_products_way
+    except (OSError, AttributeError) as error:  # of another platform, cut short, or of another version
+        log.info("%s cannot be used (%s): products of quantized weights are onnxruntime's", library.name, error)
+        return None
+    ask.restype, ask.argtypes = ctypes.c_char_p, ()
+    name: bytes | None = ask()
+    if name is None:
+        log.debug("%s has no kernels for this processor: products are onnxruntime's", library.name)
+        return None
+    return name.decode()
+
+
+def multiplies(graph: Path) -> bool:
+    """Whether a graph's file has products of weights in blocks; False where it cannot be read."""
+    try:
+        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(OPERATOR) >= 0
+    except (OSError, ValueError):  # ValueError: it is empty
+        return False
