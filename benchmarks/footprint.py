@@ -1,8 +1,8 @@
 """What an installation takes on the disk: ours with one engine, and the closest peers'; and the wheel.
 
 In: the checkout. Out: a table, then one line of JSON. Every contender gets a fresh environment that has nothing else in
-it, not even pip; `pip install` fills it from the registry, ours from a wheel built from this checkout. An environment
-is measured when its import works.
+it, not even pip; `pip install` fills it from the registry, ours from a wheel built from this checkout (with compiled
+kernels, where there is a C compiler). An environment is measured when its import works.
 
 bytes     blocks that the environment's files take on the disk, bytecode included, beyond those of an empty one.
 packages  the same, of each distribution's own files; bytecode: of all compiled files.

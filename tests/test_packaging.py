@@ -15,7 +15,7 @@ import pytest
 
 import hatch_build
 from benchmarks.footprint import WHEEL_BAR_BYTES
-from hatch_build import ENTRY, FLAGS, LIBRARY, SWITCH, NoLibraryError
+from hatch_build import ENTRY, LIBRARY, SWITCH, NoLibraryError
 from tests.conftest import REPOSITORY
 
 SHIPPED = ("fgr_edge", "hatch_build.py", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore")
@@ -148,11 +148,3 @@ def test_a_tree_without_sources_has_no_library(tree: Path) -> None:
         source.unlink()
     with pytest.raises(NoLibraryError, match="no C sources"):
         hatch_build.build(tree)
-
-
-@needs_compiler
-def test_the_sources_compile_without_a_warning(tmp_path: Path) -> None:
-    sources = map(str, (REPOSITORY / LIBRARY).parent.glob("*.c"))
-    command = [str(COMPILER), *FLAGS, "-Werror", "-o", str(tmp_path / LIBRARY.name), *sources, "-lm"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
