@@ -198,7 +198,7 @@ class Drafter:
                 share += AGREES * (1 - share)
             else:
                 shorter = self._learned_after(text, at + 1)
-            found = _agreed(token, share, shorter) if shorter else ((token, share),)
+            found = _agreed(token, share, shorter)[: self._branches] if shorter else ((token, share),)
         else:
             counts = self._table.after(key)
             total = sum(counts.values())

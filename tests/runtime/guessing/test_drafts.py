@@ -69,6 +69,13 @@ def test_two_continuations_are_two_branches_and_a_chain_takes_the_likelier() -> 
     assert not made.draft(20).is_chain and chain.draft(20).is_chain
 
 
+def test_a_chain_has_no_branches_where_a_longer_context_knows_one_continuation_alone() -> None:
+    made = drafter([1, 2, 3, 4, 5], [7, 3, 9], [8, 3, 9], [6, 3, 9], branches=1)
+    for token in (1, 2, 3):
+        made.take(token)
+    assert made.draft(8).parents == list(range(-1, len(made.draft(8).tokens) - 1))
+
+
 def test_shares_fall_along_a_branch_and_the_likeliest_come_first() -> None:
     made = drafter([1, 2, 3, 4, 5], [1, 2, 3, 6, 7], [1, 8, 3, 4, 5])
     made.take(1)
