@@ -20,7 +20,7 @@ from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.opening import Device, open_graphs
 from fgr_edge.runtime.pictures.shortcuts import read_patches
 from fgr_edge.runtime.prompt import Prompt, PromptBuilder, PromptSpec
-from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from fgr_edge.runtime.sessions.onnxruntime import ONNXRUNTIME, OnnxRuntimeSession
 from fgr_edge.runtime.sessions.session import Session
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
@@ -45,6 +45,8 @@ class Model:
         cache_on_host: whether the decoder's buffers are the host's own memory.
         products: whose kernels multiply weights of 4 or 8 bits: "onnxruntime", or ours and by which instructions, as
             "fgr-edge avx512vnni"; None where no graph has such weights, and on TensorRT.
+        paired: whether texts are written with pairs of rows, so that guessed tokens have the bits of others: the
+            decoder's products are ours, which do not depend on how many rows are multiplied together.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -78,6 +80,8 @@ class Model:
             open_head(bundle, session, screened=graphs.exact_float32),
         )
         self.products = _products(sessions)
+        own = _products(sessions[1:2])
+        self.paired = own is not None and own != ONNXRUNTIME
         self.eos_ids = manifest["generation"]["eos_token_ids"]
         self.repetition_penalty = float(manifest["generation"].get("repetition_penalty", 1.0))
         self.cache_on_host = graphs.cache_on_host
@@ -118,6 +122,12 @@ class Model:
     def advance(self, tokens: Sequence[int]) -> LazyLogits:
         """As `extend`; the logits are computed as far as somebody asks for them."""
         return self.decoder.advance(self.embedding.gather(np.asarray(tokens, np.int64)))
+
+    def write(self, tokens: Sequence[int]) -> LazyLogits:
+        """As `advance`, for texts that may be guessed: see `paired`."""
+        if not self.paired:
+            return self.advance(tokens)
+        return self.decoder.advance_paired(self.embedding.gather(np.asarray(tokens, np.int64)))
 
 
 def _products(sessions: Sequence[Session]) -> str | None:

@@ -57,7 +57,8 @@ class Reader:
         seen = time.perf_counter()
         prompt = self._prompt(request, embeds)
         closing = self.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
-        branches = max(0 if scorer is None else scorer.branches, MOST_ROWS if self._speculates(request.mode) else 0)
+        beside = MOST_ROWS if self._speculates(request.mode) else int(self.model.paired)
+        branches = max(0 if scorer is None else scorer.branches, beside)
         left = self.model.decoder.most_tokens(branches) - len(prompt.ids) - closing
         sampling = request.sampling or self._default_sampling(request, left)
         number = self.picture.take(patches, embeds)
@@ -71,7 +72,7 @@ class Reader:
         """What appends tokens of a text after the prompt; afterwards the cache holds the text."""
         speculation = self.speculation
         if speculation is None or not self._speculates(context.mode):
-            yield self.model.advance
+            yield self.model.write if context.mode == "reason" else self.model.advance
             return
         speculation.begin(context.prompt.text_ids)
         yield speculation.advance

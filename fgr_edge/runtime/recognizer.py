@@ -90,7 +90,10 @@ class Recognizer:
         speculation = None
         if speculate and model.cache_on_host:  # elsewhere it was not tried
             habits = Habits(opened, self.labels, model.prompts.encode_text)
-            speculation = habits.speculation(model.decoder, model.embedding.gather, exact=speculate != "rounded")
+            exact = speculate != "rounded"
+            speculation = habits.speculation(
+                model.decoder, model.embedding.gather, exact=exact, paired=exact and model.paired
+            )
         self.speculated = None if speculation is None else speculation.counts
         self._reader = Reader(model, LastPicture(keep_picture), speculation, self._answers.closing_tokens)
 

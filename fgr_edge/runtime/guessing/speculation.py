@@ -14,7 +14,12 @@ the same:
    are computed again, singly, and the choice is made by what they give. One call at that token alone would not do: keys
    and values before it differ, and its logits do so by as much (measured: 0.069 against 0.069).
 
-Where that happens often (long thoughts of quantized models), it costs what guesses gain; then the text goes on plainly
+3. Where products do not depend on how many rows are multiplied together, and a single token is computed with a copy of
+   itself (`Decoder.advance_paired`), as it then is without guesses, too, both have the same bits. If the comparison of
+   1. finds them to be, nothing is in doubt any more. Drafts are chains then: in a tree, what a token sees does not lie
+   side by side, and is added up in other parts.
+
+Where 2. happens often (long thoughts of quantized models), it costs what guesses gain; then the text goes on plainly
 for a while, as it does wherever guesses do not pay. Without it a token may differ where two are within rounding of each
 other, as between two engines.
 """
@@ -101,19 +106,29 @@ class Speculation:
         drafter: guesses.
         doubt_share: of the largest logit, that the difference of two may be off at least; None believes every choice.
         trees: whether drafts may be trees: the graph takes them, and the engine keeps its cache in the host's memory.
+        paired: whether a single token is written with a copy of itself, see 3.; for drafts that are chains.
 
     Attributes:
         counts: what happened.
     """
 
     def __init__(
-        self, decoder: Decoder, gather: Gather, drafter: Drafter, *, doubt_share: float | None, trees: bool = True
+        self,
+        decoder: Decoder,
+        gather: Gather,
+        drafter: Drafter,
+        *,
+        doubt_share: float | None,
+        trees: bool = True,
+        paired: bool = False,
     ) -> None:
         self._decoder = decoder
         self._gather = gather
         self._drafter = drafter
         self._doubt_share = doubt_share
         self._doubt = 0.0  # how much a difference of two logits may be off
+        self._paired = paired
+        self._append = decoder.advance_paired if paired else decoder.advance
         self._trees = trees
         self._pace = Pace()
         self._profit = Profit()
@@ -158,7 +173,7 @@ class Speculation:
             row = done.children.get((done.path[-1], tokens[0]))
             if row is not None:  # it was guessed
                 done.path.append(row)
-                self._since.append((tokens[0],))
+                self._note((tokens[0],))
                 self._drafter.take(tokens[0], guessed=True)
                 return self._doubted_row(done.checked, row)
         rests = self._profit.rests(len(tokens))
@@ -180,7 +195,7 @@ class Speculation:
         self._turn = None
         self.counts.rested += len(tokens)
         self.counts.calls += 1
-        logits = self._decoder.advance(self._gather(np.asarray(tokens, np.int64)))
+        logits = self._append(self._gather(np.asarray(tokens, np.int64)))
         self._single = self._decoder.length
         return logits
 
@@ -237,7 +252,7 @@ class Speculation:
         above = [parent + 1 for parent in draft.parents]
         children = dict(zip(zip(above, draft.tokens, strict=True), places, strict=True))
         self._open = _Open(checked, start, children, [0], sum(draft.shares))
-        self._since.append((token,))
+        self._note((token,))
         self.counts.calls += 1
         self.counts.drafted += len(draft.tokens)
         return self._doubted_row(checked, 0)
@@ -251,18 +266,21 @@ class Speculation:
     def _plainly(self, tokens: Sequence[int]) -> LazyLogits:
         """Append tokens as without speculation."""
         begun = time.perf_counter()
-        logits = self._decoder.advance(self._gather(np.asarray(tokens, np.int64)))
+        logits = self._append(self._gather(np.asarray(tokens, np.int64)))
         if len(tokens) == 1:
             self._pace.add(1, time.perf_counter() - begun)
         self.counts.calls += 1
         if self._since:
-            self._since.append(tuple(tokens))
-            if self._doubt_share is None:
-                return logits
+            self._note(tuple(tokens))
             self._latest = LazyLogits(logits.full, logits.hidden, logits.screen, self._doubt, self._again)
             return self._latest
         self._single = self._decoder.length
         return logits if self._probe is None else self._probed(tokens, logits)
+
+    def _note(self, tokens: tuple[int, ...]) -> None:
+        """Of tokens that were computed together; where nothing is in doubt they are as good as others."""
+        if self._doubt_share is not None:
+            self._since.append(tokens)
 
     def _doubted_row(self, checked: Checked, row: int) -> LazyLogits:
         if self._doubt_share is None:
@@ -278,7 +296,7 @@ class Speculation:
         since, self._since = self._since, []
         self._decoder.rewind(self._single)
         for tokens in since:
-            logits = self._decoder.advance(self._gather(np.asarray(tokens, np.int64)))
+            logits = self._append(self._gather(np.asarray(tokens, np.int64)))
         self._single = self._decoder.length
         self.counts.calls += len(since)
         self.counts.near_ties += 1
@@ -307,12 +325,18 @@ class Speculation:
         for start in range(0, PROBED, ROWS[1]):
             part = ids[start : start + ROWS[1]]
             checked = self._decoder.check(self._gather(np.array(part, np.int64)))
+        same = self._paired
         for place, (_, row) in enumerate(probe[-COMPARED:], start=ROWS[1] - COMPARED):
-            self._differ(row, checked.after(place).full())
+            other = checked.after(place).full()
+            same = same and np.array_equal(row, other)
+            self._differ(row, other)
+        last = probe[-1][1]
+        if same:
+            self._doubt_share = None
+            return LazyLogits(lambda: last)
         # The cache now holds what was computed together; it does for what follows, within the doubt just found.
         self._since = [(token,) for token in ids]
         self._single -= PROBED
-        last = probe[-1][1]
         self._doubt = max(self._doubt, self._doubt_share * float(np.abs(last).max()))
         return LazyLogits(lambda: last)
 

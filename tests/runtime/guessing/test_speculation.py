@@ -19,10 +19,13 @@ from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 
 pytest.importorskip("transformers")
 
+from tests.runtime.made_up_products import NOT_BUILT, WHY_NOT
 from tests.tiny import Feed, TinyModels, drawing, feed
 
 if TYPE_CHECKING:
     from fgr_edge.runtime.head import LazyLogits
+
+our_products = pytest.mark.skipif(NOT_BUILT, reason=WHY_NOT)
 
 GRID = (10, 6)
 TOKENS = 160
@@ -58,6 +61,7 @@ def guessing(
     doubt_share: float | None = FLOAT_SHARE,
     trees: bool = True,
     probed: bool = False,
+    paired: bool = False,
 ) -> Speculation:
     """Speculation that knows some texts."""
 
@@ -69,7 +73,12 @@ def guessing(
 
     drafter = Drafter(known, branches=4 if trees else 1)
     made = Speculation(
-        recognizer.model.decoder, recognizer.model.embedding.gather, drafter, doubt_share=doubt_share, trees=trees
+        recognizer.model.decoder,
+        recognizer.model.embedding.gather,
+        drafter,
+        doubt_share=doubt_share,
+        trees=trees,
+        paired=paired,
     )
     always(made, lambda rows: 1 + 0.01 * rows)
     if not probed:
@@ -203,6 +212,95 @@ def test_a_tie_that_rounding_breaks_otherwise_is_broken_as_without_guesses(tiny_
         recognizer.model.decoder.check = check  # type: ignore[method-assign]
     assert outcome[8.0] == expected
     assert outcome[0.0] != expected, "the noise matters here"
+
+
+# Pairs
+
+
+@our_products
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", ["qwen2.5", "qwen3"])
+def test_a_token_with_a_copy_of_itself_has_the_bits_of_one_that_is_checked(
+    tiny_models: TinyModels, shape: str, threads: int
+) -> None:
+    recognizer = Recognizer(tiny_models.bundle(shape, "int8"), threads=threads)
+    given, decoder = feed(recognizer, tiny_models.reference(shape, GRID)), recognizer.model.decoder
+    assert recognizer.model.paired
+    started(recognizer, given)
+    start, tokens = decoder.length, np.arange(40, 72)
+    expected = np.stack([recognizer.model.write([int(token)]).full().copy() for token in tokens])
+    assert decoder.length == start + len(tokens)
+    cache = cache_of(recognizer, decoder.length)
+    for count in (2, 3, 4, 7, 8, 16, 32):
+        decoder.rewind(start)
+        for first in range(0, len(tokens) - count + 1, count):
+            checked = decoder.check(recognizer.model.embedding.gather(tokens[first : first + count]))
+            for row in range(count):
+                np.testing.assert_array_equal(checked.after(row).full(), expected[first + row])
+        for found, plain in zip(cache_of(recognizer, decoder.length), cache, strict=True):
+            np.testing.assert_array_equal(found, plain[:, :, : decoder.length])
+
+
+@our_products
+def test_guesses_whose_bits_are_found_to_be_the_same_leave_nothing_in_doubt(tiny_models: TinyModels) -> None:
+    recognizer = Recognizer(tiny_models.bundle("qwen2.5", "int8"), threads=1)
+    given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
+    expected = written(started(recognizer, given), recognizer.model.write)
+    cache = cache_of(recognizer, recognizer.model.decoder.length)
+    speculation = guessing(
+        recognizer, with_distractors(expected), doubt_share=ROUNDED_SHARE, trees=False, probed=True, paired=True
+    )
+    for _ in range(2):
+        logits = started(recognizer, given)
+        speculation.begin([])
+        assert written(logits, speculation.advance) == expected
+        speculation.end()
+        for found, plain in zip(cache_of(recognizer, recognizer.model.decoder.length), cache, strict=True):
+            np.testing.assert_array_equal(found, plain)
+    counts = speculation.counts
+    assert (counts.near_ties, counts.again, counts.rounding) == (0, 0, 0.0)
+    assert counts.calls < PROBED + 0.6 * (2 * TOKENS - PROBED)
+
+
+def test_pairs_whose_bits_are_found_to_differ_are_doubted_as_ever(tiny_models: TinyModels) -> None:
+    recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
+    given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
+    decoder = recognizer.model.decoder
+
+    def alone(tokens: Sequence[int]) -> LazyLogits:
+        return decoder.advance_paired(recognizer.model.embedding.gather(np.asarray(tokens)))
+
+    expected = written(started(recognizer, given), alone)
+    speculation = guessing(recognizer, with_distractors(expected), trees=False, probed=True, paired=True)
+    check, random = decoder.check, np.random.default_rng(0)
+
+    def noisy(*arguments: Any) -> Any:
+        done = check(*arguments)
+        logits = done.call.logits()
+        logits += random.uniform(-2, 2, logits.shape).astype(np.float32)
+        return done
+
+    decoder.check = noisy  # type: ignore[method-assign, assignment]
+    logits = started(recognizer, given)
+    speculation.begin([])
+    assert written(logits, speculation.advance) == expected
+    assert speculation.counts.near_ties > 0 and speculation.counts.rounding > 0.5
+
+
+@our_products
+def test_thoughts_and_their_answers_are_the_same_to_the_last_bit(nano_bundle: Callable[..., Path]) -> None:
+    bundle, names = nano_bundle("int8"), ["Kiwi", "Lemon", "Red Kite"]
+    plain, guessed = (Recognizer(bundle, names, threads=2, speculate=speculate) for speculate in (False, True))
+    always(guessed._reader.speculation, lambda rows: 1 + 0.01 * rows)  # type: ignore[arg-type]
+    for seed in (0, 1, 0, 2, 1):
+        answers = [one(drawing(64, 96, seed), mode="reason") for one in (plain, guessed)]
+        assert answers[0].text == answers[1].text
+        assert answers[0].probability == answers[1].probability
+    assert guessed.speculated is not None and guessed.speculated.calls < 0.9 * guessed.speculated.tokens
+    assert guessed.speculated.near_ties == 0
+
+
+# Sampling and screens
 
 
 def assert_guessed_is_written(recognizer: Recognizer, given: Feed, config: SamplingConfig) -> None:
