@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma"), optimize("O3")))
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")))
 #define LANES 16
 #define MOST_ROWS 4
 #define IS_SIGNED 0
@@ -30,6 +30,9 @@ OP vint upper_halves(vint x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), 
 OP vint dot(vint sums, vint levels, vint inputs) { return _mm512_dpbusd_epi32(sums, levels, inputs); }
 OP vfloat float_all(float x) { return _mm512_set1_ps(x); }
 OP vfloat float_load(const void *p) { return _mm512_loadu_ps(p); }
+OP vfloat float_load_short(const void *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+}
 OP void float_store(float *p, vfloat x) { _mm512_storeu_ps(p, x); }
 OP vfloat float_of(vint x) { return _mm512_cvtepi32_ps(x); }
 OP vfloat float_times(vfloat a, vfloat b) { return _mm512_mul_ps(a, b); }

@@ -2,12 +2,12 @@
 
 #include "product.h"
 
-#if defined(__x86_64__)
+#if HAS_AVXVNNI
 
 #include <cpuid.h>
 #include <immintrin.h>
 
-#define TARGET __attribute__((target("avx2,avxvnni,fma"), optimize("O3")))
+#define TARGET __attribute__((target("avx2,avxvnni,fma")))
 #define LANES 8
 #define MOST_ROWS 2
 #define IS_SIGNED 0
@@ -31,6 +31,9 @@ OP vint upper_halves(vint x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), 
 OP vint dot(vint sums, vint levels, vint inputs) { return _mm256_dpbusd_avx_epi32(sums, levels, inputs); }
 OP vfloat float_all(float x) { return _mm256_set1_ps(x); }
 OP vfloat float_load(const void *p) { return _mm256_loadu_ps(p); }
+OP vfloat float_load_short(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+}
 OP void float_store(float *p, vfloat x) { _mm256_storeu_ps(p, x); }
 OP vfloat float_of(vint x) { return _mm256_cvtepi32_ps(x); }
 OP vfloat float_times(vfloat a, vfloat b) { return _mm256_mul_ps(a, b); }

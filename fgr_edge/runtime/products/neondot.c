@@ -14,7 +14,7 @@
 #if defined(__clang__)
 #define TARGET __attribute__((target("dotprod")))
 #else
-#define TARGET __attribute__((target("arch=armv8.2-a+dotprod"), optimize("O3")))
+#define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
 #define LANES 4
 #define MOST_ROWS 4
@@ -48,6 +48,7 @@ OP vint dot(vint sums, vint levels, vint inputs) {
 }
 OP vfloat float_all(float x) { return vdupq_n_f32(x); }
 OP vfloat float_load(const void *p) { return vld1q_f32(p); }
+OP vfloat float_load_short(const void *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 OP void float_store(float *p, vfloat x) { vst1q_f32(p, x); }
 OP vfloat float_of(vint x) { return vcvtq_f32_s32(x); }
 OP vfloat float_times(vfloat a, vfloat b) { return vmulq_f32(a, b); }

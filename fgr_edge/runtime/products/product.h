@@ -27,15 +27,15 @@ typedef struct {
 
      float bias[width]
      for each block of inputs:
-       float scales[width]
-       uint8 zero_points[width]           where there are any
+       float scales[width]                or bfloat16, where all of W's are
+       uint8 zero_points[width]           where there are any; with 4 bits [width / 2], the later half in the upper halves
        uint8 levels[block / q][width][4]  q = 4: four inputs side by side; with 4 bits q = 8, the later four in the
                                           upper halves of the bytes
 
    With 8 bits on instruction sets that multiply signed bytes alone, levels are less 128. */
 typedef struct {
     size_t rows, columns, block, blocks;
-    int bits, zero_points;
+    int bits, zero_points, short_scales;
     int32_t lowered;    /* what levels are still to be lowered by, beside their zero points */
     size_t width;       /* of a strip, in columns of y */
     size_t strips;
@@ -54,6 +54,13 @@ typedef struct {
     /* Columns of strips [first, last) of y [count, N]. */
     void (*multiply)(const fgr_packed *w, const void *prepared, size_t count, size_t first, size_t last, float *y);
 } fgr_way;
+
+/* GCC knows these instructions since version 11. */
+#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 11)
+#define HAS_AVXVNNI 1
+#else
+#define HAS_AVXVNNI 0
+#endif
 
 extern const fgr_way *const fgr_ways[]; /* best first; NULL behind the last */
 

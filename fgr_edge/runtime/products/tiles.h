@@ -72,10 +72,17 @@ TARGET static void prepare(const fgr_packed *w, const float *x, size_t from, siz
     }
 }
 
-/* `mr` rows of inputs times one strip. The last three arguments are known when this is compiled. */
+/* Zero points of vector `v` of a strip's columns. */
+INLINE vint points_of(const char *points, int v, const int bits) {
+    if (bits == 8) return int_of_bytes(points + v * LANES);
+    const vint both = int_of_bytes(points + v % (VECTORS / 2) * LANES);
+    return v < VECTORS / 2 ? lower_halves(both) : upper_halves(both);
+}
+
+/* `mr` rows of inputs times one strip. The last four arguments are known when this is compiled. */
 INLINE void tile(
     const fgr_packed *w, const row_layout *l, const char *rows, const char *strip, size_t ahead, float *y,
-    size_t columns, const int mr, const int bits, const int zero_points
+    size_t columns, const int mr, const int bits, const int zero_points, const int short_scales
 ) {
     const char *in[MOST_ROWS], *at = strip + WIDTH * sizeof(float);
     vfloat sums[MOST_ROWS][VECTORS];
@@ -85,8 +92,10 @@ INLINE void tile(
     }
     size_t k = 0;
     for (size_t b = 0; b < w->blocks; b++) {
-        const char *scales = at;
-        at += WIDTH * sizeof(float);
+        vfloat scales[VECTORS];
+        EACH(v, VECTORS)
+            scales[v] = short_scales ? float_load_short(at + v * LANES * 2) : float_load(at + v * LANES * 4);
+        at += WIDTH * (short_scales ? 2 : 4);
         vint dots[MOST_ROWS][VECTORS];
         EACH(i, mr) {
             const vint start = int_all(((const int32_t *)(in[i] + l->starts))[b]);
@@ -95,9 +104,9 @@ INLINE void tile(
         if (zero_points) {
             EACH(i, mr) {
                 const vint total = int_all(((const int32_t *)(in[i] + l->totals))[b]);
-                EACH(v, VECTORS) dots[i][v] = int_minus(dots[i][v], int_times(int_of_bytes(at + v * LANES), total));
+                EACH(v, VECTORS) dots[i][v] = int_minus(dots[i][v], int_times(points_of(at, v, bits), total));
             }
-            at += WIDTH;
+            at += WIDTH * bits / 8;
         }
         for (const size_t end = k + w->block; k < end; k += 32 / (size_t)bits, at += VECTORS * BYTES) {
             vint levels[VECTORS];
@@ -119,8 +128,7 @@ INLINE void tile(
         EACH(i, mr) {
             const vfloat scale = float_all(((const float *)(in[i] + l->scales))[b]);
             EACH(v, VECTORS) {
-                const vfloat both = float_times(float_load(scales + v * BYTES), scale);
-                sums[i][v] = float_plus_times(sums[i][v], float_of(dots[i][v]), both);
+                sums[i][v] = float_plus_times(sums[i][v], float_of(dots[i][v]), float_times(scales[v], scale));
             }
         }
     }
@@ -131,9 +139,11 @@ INLINE void tile(
     }
 }
 
+#define TILE(mr) tile(w, &l, rows, strip, ahead, to, columns, mr, bits, zero_points, short_scales)
+
 INLINE void strips(
     const fgr_packed *w, const char *prepared, size_t count, size_t first, size_t last, float *y, const int bits,
-    const int zero_points
+    const int zero_points, const int short_scales
 ) {
     const row_layout l = layout_of(w);
     for (size_t s = first; s < last; s++) {
@@ -146,11 +156,11 @@ INLINE void strips(
             float *to = y + m * w->rows + s * WIDTH;
             switch (mr) {
 #if MOST_ROWS == 4
-            case 4: tile(w, &l, rows, strip, ahead, to, columns, 4, bits, zero_points); break;
-            case 3: tile(w, &l, rows, strip, ahead, to, columns, 3, bits, zero_points); break;
+            case 4: TILE(4); break;
+            case 3: TILE(3); break;
 #endif
-            case 2: tile(w, &l, rows, strip, ahead, to, columns, 2, bits, zero_points); break;
-            default: tile(w, &l, rows, strip, ahead, to, columns, 1, bits, zero_points);
+            case 2: TILE(2); break;
+            default: TILE(1);
             }
             m += mr;
         }
@@ -160,11 +170,19 @@ INLINE void strips(
 TARGET static void multiply(
     const fgr_packed *w, const void *prepared, size_t count, size_t first, size_t last, float *y
 ) {
-    if (w->bits == 8) {
-        if (w->zero_points) strips(w, prepared, count, first, last, y, 8, 1);
-        else strips(w, prepared, count, first, last, y, 8, 0);
-    } else {
-        if (w->zero_points) strips(w, prepared, count, first, last, y, 4, 1);
-        else strips(w, prepared, count, first, last, y, 4, 0);
+#define STRIPS(bits, zero_points, short_scales) \
+    case (bits) * 4 + (zero_points) * 2 + (short_scales): \
+        strips(w, prepared, count, first, last, y, bits, zero_points, short_scales); \
+        break
+
+    switch (w->bits * 4 + w->zero_points * 2 + w->short_scales) {
+        STRIPS(8, 0, 0);
+        STRIPS(8, 0, 1);
+        STRIPS(8, 1, 0);
+        STRIPS(8, 1, 1);
+        STRIPS(4, 0, 0);
+        STRIPS(4, 0, 1);
+        STRIPS(4, 1, 0);
+        STRIPS(4, 1, 1);
     }
 }

@@ -14,7 +14,10 @@ extern const fgr_way fgr_avx512vnni, fgr_avxvnni, fgr_neondot;
 
 const fgr_way *const fgr_ways[] = {
 #if defined(__x86_64__)
-    &fgr_avx512vnni, &fgr_avxvnni,
+    &fgr_avx512vnni,
+#if HAS_AVXVNNI
+    &fgr_avxvnni,
+#endif
 #elif defined(__aarch64__)
     &fgr_neondot,
 #endif
@@ -43,6 +46,19 @@ static uint32_t four_apart(uint32_t x) {
     return first | later << 4;
 }
 
+static size_t scale_bytes(const fgr_packed *p) { return p->short_scales ? sizeof(uint16_t) : sizeof(float); }
+
+/* Whether all scales are bfloat16, the upper half of a float. */
+static int are_short(const float *scales, size_t count) {
+    uint32_t lower = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t scale;
+        memcpy(&scale, scales + i, sizeof scale);
+        lower |= scale & 0xffff;
+    }
+    return !lower;
+}
+
 static void pack_strip(const fgr_weight *w, const fgr_packed *p, uint32_t flip, size_t strip) {
     const size_t first = strip * p->width, left = p->rows - first, columns = left < p->width ? left : p->width;
     const size_t block_bytes = p->block * (size_t)p->bits / 8, row_bytes = p->blocks * block_bytes;
@@ -51,15 +67,26 @@ static void pack_strip(const fgr_weight *w, const fgr_packed *p, uint32_t flip, 
     if (w->bias) memcpy(at, w->bias + first, columns * sizeof(float));
     at += p->width * sizeof(float);
     for (size_t b = 0; b < p->blocks; b++) {
-        for (size_t c = 0; c < columns; c++)
-            memcpy(at + c * sizeof(float), w->scales + (first + c) * p->blocks + b, sizeof(float));
-        at += p->width * sizeof(float);
+        for (size_t c = 0; c < columns; c++) {
+            uint32_t scale;
+            memcpy(&scale, w->scales + (first + c) * p->blocks + b, sizeof scale);
+            const uint16_t upper = (uint16_t)(scale >> 16);
+            if (p->short_scales)
+                memcpy(at + c * sizeof upper, &upper, sizeof upper);
+            else
+                memcpy(at + c * sizeof scale, &scale, sizeof scale);
+        }
+        at += p->width * scale_bytes(p);
         if (w->zero_points) {
             for (size_t c = 0; c < columns; c++) {
                 const uint8_t *points = w->zero_points + (first + c) * point_bytes;
-                at[c] = (char)(p->bits == 8 ? points[b] : points[b / 2] >> (b % 2 * 4) & 15);
+                const size_t half = p->width / 2;
+                if (p->bits == 8)
+                    at[c] = (char)points[b];
+                else
+                    at[c % half] |= (char)((points[b / 2] >> (b % 2 * 4) & 15) << (c / half * 4));
             }
-            at += p->width;
+            at += p->width * (size_t)p->bits / 8;
         }
         const uint8_t *from = w->levels + first * row_bytes + b * block_bytes;
         for (size_t i = 0; i < block_bytes; i += 4, at += 4 * p->width)
@@ -98,8 +125,9 @@ fgr_packed *fgr_pack(const fgr_way *way, const fgr_weight *w, size_t threads) {
     p->lowered = (p->zero_points ? 0 : w->bits == 8 ? 128 : 8) - (flipped ? 128 : 0);
     p->width = way->width;
     p->strips = (p->rows + p->width - 1) / p->width;
-    const size_t block_bytes =
-        p->width * (p->block * (size_t)p->bits / 8 + sizeof(float) + (size_t)(p->zero_points ? 1 : 0));
+    p->short_scales = are_short(w->scales, p->rows * p->blocks);
+    const size_t points = p->zero_points ? 1 : 0;
+    const size_t block_bytes = p->width * (p->block + points) * (size_t)p->bits / 8 + p->width * scale_bytes(p);
     p->strip_bytes = p->width * sizeof(float) + p->blocks * block_bytes;
     p->memory = fgr_take_memory(p->strips * p->strip_bytes);
     if (!p->memory) {

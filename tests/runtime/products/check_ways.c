@@ -18,7 +18,7 @@ enum { ROWS = 13, GUARD = 64 };
 
 typedef struct {
     size_t rows, columns, block;
-    int bits, has_zero_points, has_bias, is_exact;
+    int bits, has_zero_points, has_bias, is_exact, has_short_scales;
     size_t threads;
 } setting;
 
@@ -88,6 +88,12 @@ static fgr_weight draw_weight(const setting *s) {
     fgr_weight w = {0};
     w.levels = any_bytes(s->rows * blocks * block_bytes); /* also behind the last column: its inputs are zero */
     w.scales = any_floats(s->rows * blocks, 0.25f);
+    for (size_t i = 0; s->has_short_scales && i < s->rows * blocks; i++) { /* bfloat16, which are packed as such */
+        uint32_t bits;
+        memcpy(&bits, w.scales + i, sizeof bits);
+        bits &= 0xffff0000;
+        memcpy((float *)w.scales + i, &bits, sizeof bits);
+    }
     w.zero_points = s->has_zero_points ? any_bytes(s->rows * ((blocks * (size_t)s->bits + 7) / 8)) : NULL;
     w.bias = s->has_bias ? any_floats(s->rows, 0.25f) : NULL;
     w.rows = s->rows;
@@ -176,8 +182,9 @@ static int check(const fgr_way *way, const setting *s, double *worst) {
     for (size_t count = 1; count <= 8; count++) same &= is_same(way, p, s, prepared, count, y);
     if (error > 1 || !same)
         printf(
-            "%s: [%zu, %zu], blocks of %zu, %d bits, zero points %d, bias %d, exact inputs %d: error %g of 1, %s\n",
-            way->name, s->rows, s->columns, s->block, s->bits, s->has_zero_points, s->has_bias, s->is_exact, error,
+            "%s: [%zu, %zu], blocks of %zu, %d bits, zero points %d, bias %d, exact inputs %d, short scales %d: error %g of 1, %s\n",
+            way->name, s->rows, s->columns, s->block, s->bits, s->has_zero_points, s->has_bias, s->is_exact,
+            s->has_short_scales, error,
             same ? "always the same" : "not always the same"
         );
     *worst = fmax(*worst, error);
@@ -196,10 +203,11 @@ static int check_way(const fgr_way *way) {
     int right = 1;
     for (size_t r = 0; r < 4; r++)
         for (size_t b = 0; b < 4; b++)
-            for (int choice = 0; choice < 16; choice++) {
+            for (int choice = 0; choice < 32; choice++) {
                 const size_t columns = choice % 2 ? 3 * blocks[b] : 2 * blocks[b] + 5; /* 5: the last block is cut */
                 const setting s = {
-                    rows[r], columns, blocks[b], choice & 2 ? 4 : 8, choice >> 2 & 1, any() % 2, choice >> 3, 1 + any() % 3
+                    rows[r], columns, blocks[b], choice & 2 ? 4 : 8, choice >> 2 & 1, any() % 2, choice >> 3 & 1,
+                    choice >> 4, 1 + any() % 3
                 };
                 right &= check(way, &s, &worst);
                 compared += ROWS * rows[r];
