@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 SOURCES = REPOSITORY / LIBRARY.parent
 CHECK = Path(__file__).with_name("check_ways.c")
 # What builds the library, but an executable, and every warning is an error; only GCC knows the attribute `optimize`.
-OPTIONS = [*(flag for flag in FLAGS if flag != "-shared"), "-Werror", "", f"-I{SOURCES}"]
+OPTIONS = [*(flag for flag in FLAGS if flag != "-shared"), "-Werror", f"-I{SOURCES}"]
 SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
 EMULATOR = "qemu-aarch64-static"
