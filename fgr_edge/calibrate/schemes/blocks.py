@@ -59,6 +59,15 @@ def inverse(scale: Floats) -> Floats:
     return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=np.abs(scale) >= _SMALLEST)
 
 
+def short(scale: Floats) -> Floats:
+    """The nearest bfloat16, ties to even, as float32; for scales that are not near the largest float32."""
+    bits = scale.view(np.uint32)
+    rounded: Floats = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) & np.uint32(0xFFFF0000)).view(
+        np.float32
+    )
+    return rounded
+
+
 def nearest(blocks: Floats, scale: Floats, zero_point: Bytes, bits: int) -> Bytes:
     """The level nearest to each weight of `blocks` [n, blocks, B]."""
     levels = blocks * inverse(scale)[:, :, None]

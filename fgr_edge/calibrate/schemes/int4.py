@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fgr_edge.calibrate.schemes.blocks import Bytes, Floats, Levels, blocked, inverse, nearest
+from fgr_edge.calibrate.schemes.blocks import Bytes, Floats, Levels, blocked, inverse, nearest, short
 
 ZERO_POINT = 8
 TOP = 15
@@ -33,10 +33,13 @@ def quantize(rows: Floats, block_size: int, grid: Grid) -> Levels:
 
 
 def asymmetric(blocks: Floats) -> tuple[Floats, Bytes]:
-    """From the least to the largest weight of a block, and zero."""
+    """From the least to the largest weight of a block, and zero; scales are bfloat16, half as much to read.
+
+    That moves a step by 0.4 % at most, where levels are half a step from what they stand for.
+    """
     low, high = _extremes(blocks)
     # Divided before the difference, which overflows for weights near the largest float32.
-    scale = high / np.float32(TOP) - low / np.float32(TOP)
+    scale = short(high / np.float32(TOP) - low / np.float32(TOP))
     zero_point = np.clip(np.rint(-low * inverse(scale)), 0, TOP)
     return scale, zero_point.astype(np.uint8)
 

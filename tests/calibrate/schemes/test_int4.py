@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -24,6 +25,11 @@ def test_weights_are_within_a_step(grid: Grid, columns: int) -> None:
     # Half a step, and another half at the end that a rounded zero point or the missing level 16 leaves out.
     assert np.all(np.abs(levels.dequantize() - w) <= step * 1.0001)
     assert np.mean(np.abs(levels.dequantize() - w) <= step * 0.5001) > 0.9
+
+
+def test_scales_beside_zero_points_are_bfloat16() -> None:
+    scale = quantize(weight(50, 96), 32, asymmetric).scale
+    np.testing.assert_array_equal(scale, scale.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
 def test_the_largest_magnitude_is_exact_without_a_zero_point() -> None:
