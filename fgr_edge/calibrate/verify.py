@@ -102,7 +102,6 @@ def _stages(opened: Bundle, progress: ProgressBar, device: Device | None, thread
     yield _weights(opened, golden, progress)
     if not intact:
         return
-    bounds = Bounds(opened.manifest["precision"], opened.manifest["decoder"]["cache_dtype"], golden.jitter)
     start = time.perf_counter()
     try:
         recognizer = open_for_golden(opened.path, golden.inputs.labels, device, threads)
@@ -110,6 +109,8 @@ def _stages(opened: Bundle, progress: ProgressBar, device: Device | None, thread
         yield _stage("engine", "failed", start, found=str(error))
         return
     yield _stage("engine", "passed", start)
+    manifest, alike = opened.manifest, recognizer.model.paired
+    bounds = Bounds(manifest["precision"], manifest["decoder"]["cache_dtype"], golden.jitter, alike=alike)
     yield from _observed(recognizer, golden, bounds, progress)
 
 

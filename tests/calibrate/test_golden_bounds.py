@@ -81,3 +81,14 @@ def test_half_a_cache_widens_its_tables_but_not_vision_s() -> None:
 def test_a_precision_without_bounds_is_refused() -> None:
     with pytest.raises(BundleError, match="int3"):
         bounds(precision={**FP32, "decoder": "int3-64"})
+
+
+def test_a_session_whose_rows_are_alike_is_held_to_repeat_itself_more_closely() -> None:
+    precision = dict.fromkeys(("vision", "decoder", "head"), "int8")
+    jitter = {"decode/greedy.log_probs": 0.05}
+    usual, alike = (Bounds(precision, "float32", jitter, alike=alike) for alike in (False, True))
+    for key in ("repeated.log_probs", "at_once.log_probs"):
+        assert alike.of("decode", key, "itself") < usual.of("decode", key, "itself")
+    assert alike.of("decode", "greedy.log_probs", "bundle") == usual.of("decode", "greedy.log_probs", "bundle")
+    exact = Bounds(FP32, "float32", {}, alike=True)
+    assert exact.of("decode", "repeated.log_probs", "itself") < 1e-2
