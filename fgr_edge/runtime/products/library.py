@@ -4,7 +4,10 @@ In: nothing. Out: a path for `SessionOptions.register_custom_ops_library`, and t
 
 The library is an accelerator and never a requirement. It lies beside this file where the package was installed on a
 machine with a C compiler. In a session that loads it, its kernels take the place of ONNX Runtime's MatMulNBits (domain
-com.microsoft), which is the operator of weights in blocks of 4 or 8 bits; no graph is exported for it.
+com.microsoft), which is the operator of weights in blocks of 4 or 8 bits; no graph is exported for it. ONNX Runtime
+1.23, 1.24, 1.26, 1.28, 1.30 and 1.31 were seen to do so. Our kernels copy weights when a session opens, as its own do.
+Before 1.31 it keeps the file of what they copied mapped: pages that count as this process's, and that the system takes
+back when it needs them.
 """
 
 from __future__ import annotations
