@@ -54,6 +54,13 @@ def test_the_largest_magnitude_of_each_block_is_exact() -> None:
         np.testing.assert_allclose(restored[:, part][rows, at], w[:, part][rows, at], rtol=1e-6)
 
 
+def test_scales_of_short_blocks_are_bfloat16_and_weights_within_half_a_step_all_the_same() -> None:
+    w = np.random.default_rng(5).standard_normal((40, 96)).astype(np.float32)
+    levels = quantize(w, 32)
+    assert not np.any(levels.scale.view(np.uint32) & np.uint32(0xFFFF))
+    assert np.all(np.abs(levels.dequantize() - w) <= np.repeat(levels.scale, 32, axis=1) * 0.5001)
+
+
 def test_blocks_are_scaled_by_themselves() -> None:
     w = weight(3, 2 * BLOCK_SIZE)
     w[:, BLOCK_SIZE:] *= 1e-4
