@@ -42,6 +42,7 @@ enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 #define ORT_RELEASE_STATUS(t) ((void (*)(ort_status *))(t)[93])
 #define ORT_RELEASE_SHAPE(t) ((void (*)(ort_shape *))(t)[99])
 #define ORT_INPUTS(t) ((ort_status * (*)(const ort_info *, size_t *))(t)[230])
+#define ORT_INPUT_NAME(t) ((ort_status * (*)(const ort_info *, size_t, char *, size_t *))(t)[232])
 #define ORT_CONSTANT(t) ((ort_status * (*)(const ort_info *, size_t, int *, const ort_value **))(t)[249])
 #define ORT_PARALLEL(t) \
     ((ort_status * (*)(const ort_context *, void (*)(void *, size_t), size_t, size_t, void *))(t)[274])

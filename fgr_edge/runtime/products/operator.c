@@ -34,14 +34,18 @@ EXPORT const char *fgr_products_way(void) {
 
 static ort_status *refused(const char *why) { return ORT_CREATE_STATUS(ort)(ORT_NOT_IMPLEMENTED, why); }
 
-/* The data of a constant input; NULL where the node has none. */
+/* The data of a constant input; NULL where the node leaves it out. */
 static ort_status *constant(const ort_info *info, size_t count, size_t index, const void **data) {
     *data = NULL;
     int is_constant = 0;
     const ort_value *value = NULL;
+    size_t name_size = 0; /* with the zero behind it */
     if (index >= count) return NULL;
+    TRY(ORT_INPUT_NAME(ort)(info, index, NULL, &name_size));
+    if (name_size <= 1) return NULL;
     TRY(ORT_CONSTANT(ort)(info, index, &is_constant, &value));
-    return is_constant && value ? ORT_DATA(ort)((ort_value *)value, (void **)data) : NULL;
+    if (!is_constant || !value) return refused("fgr-edge multiplies constant weights alone");
+    return ORT_DATA(ort)((ort_value *)value, (void **)data);
 }
 
 static ort_status *create(const ort_operator *op, ort_table table, const ort_info *info, void **kernel) {
@@ -56,7 +60,7 @@ static ort_status *create(const ort_operator *op, ort_table table, const ort_inf
     TRY(ORT_INPUTS(ort)(info, &count));
     const void *data[INPUTS];
     for (size_t i = LEVELS; i < INPUTS; i++) TRY(constant(info, count, i, data + i));
-    if (!data[LEVELS] || !data[SCALES]) return refused("fgr-edge multiplies constant weights alone");
+    if (!data[LEVELS] || !data[SCALES]) return refused("fgr-edge multiplies weights with scales alone");
     if (level != 4) return refused("fgr-edge rounds inputs to int8, which this node does not ask for");
     if (data[GROUPS]) return refused("fgr-edge multiplies inputs in the order in which they come");
     if ((bits != 4 && bits != 8) || block < 8 || block % 8) return refused("fgr-edge multiplies levels of 4 and 8 bits");

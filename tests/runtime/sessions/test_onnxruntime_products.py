@@ -72,6 +72,22 @@ def test_nodes_that_ask_for_float_inputs_get_them(tmp_path: Path, level: int) ->
     np.testing.assert_allclose(session.run({"x": X})["y"], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@built
+def test_weights_that_are_given_with_each_call_are_left_to_onnxruntime(tmp_path: Path) -> None:
+    import onnx
+
+    path = PRODUCT.graph(tmp_path)
+    model = onnx.load(path)
+    bias = next(value for value in model.graph.initializer if value.name == "bias")
+    model.graph.initializer.remove(bias)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("bias", onnx.TensorProto.FLOAT, [300]))
+    onnx.save(model, path)
+    session = OnnxRuntimeSession(path, threads=2)
+    assert session.products == "onnxruntime"
+    assert PRODUCT.bias is not None
+    assert close_to_expected(session.run({"x": X, "bias": PRODUCT.bias})["y"])
+
+
 def test_a_graph_that_multiplies_no_levels_has_no_products(tmp_path: Path) -> None:
     import onnx
 
