@@ -26,6 +26,7 @@ import onnxruntime as ort
 from benchmarks.machine import describe_machine
 from benchmarks.report import cell, publish, table
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.products import library
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step
 from fgr_edge.runtime.vision import VisionSpec, grid_tables
@@ -48,6 +49,8 @@ class Profiled:
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if library.instructions() is not None:
+            options.register_custom_ops_library(str(library.LIBRARY))
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def calls(self, inputs: Arrays, count: int) -> list[float]:

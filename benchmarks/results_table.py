@@ -29,6 +29,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     speculation_texts  of `speculation*.json`, tokens a step on written texts, one row a configuration
     speculation        of them, tokens a second of bundles, one row a variant
     speculation_rows   of them, calls of several tokens as multiples of one, one row a bundle
+    products           results/products.json
     prefill_chunks     results of prefill_chunks.py, `prefill_chunks*.json`
     preprocessing  result of preprocessing.py, `preprocessing.json`, one row a picture and size
     decode_3b   result of decode_3b.py, `decode_3b.json`
@@ -81,7 +82,16 @@ from benchmarks.speculation_rows import (
     cost_rows,
     text_rows,
 )
-from benchmarks.speed_rows import GPU_HEAD, SCHEME_HEAD, cold_start_rows, gpu_rows, latency_rows, scheme_speed_rows
+from benchmarks.speed_rows import (
+    GPU_HEAD,
+    PRODUCT_HEAD,
+    SCHEME_HEAD,
+    cold_start_rows,
+    gpu_rows,
+    latency_rows,
+    product_rows,
+    scheme_speed_rows,
+)
 from benchmarks.target_rows import HEAD as TARGET_HEAD
 from benchmarks.target_rows import target_rows
 
@@ -191,6 +201,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "speculation_rows": lambda results: markdown(ROWS_HEAD, [*chain(*map(cost_rows, _named(results, "speculation")))]),
     "prefill_chunks": lambda results: markdown(CHUNK_HEAD, chunk_rows(_named(results, "prefill_chunks"))),
     "preprocessing": lambda results: markdown(PICTURE_HEAD, picture_rows(results.get("preprocessing"))),
+    "products": lambda results: markdown(PRODUCT_HEAD, product_rows(results.get("products"))),
     "decode_3b": lambda results: markdown(DECODE_3B_HEAD, decode_3b_rows(results.get("decode_3b"))),
     "gpu": lambda results: markdown(GPU_HEAD, gpu_rows(_named(results, "gpu"))),
     "machine": machine,

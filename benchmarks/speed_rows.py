@@ -1,7 +1,7 @@
 """How fast runs were, as heads and rows of text for README files.
 
-In: the documents of `latency.py`, `schemes.py`, `cold_start.py` and `gpu.py`. Out: a head and rows; no rows where
-nothing was measured.
+In: the documents of `latency.py`, `schemes.py`, `products.py`, `cold_start.py` and `gpu.py`. Out: a head and rows; no
+rows where nothing was measured.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from benchmarks.report import cell
 
 Rows = list[list[str]]
 Object = Mapping[str, Any]
+PRODUCT_HEAD = ("weights", "rows", "ours, ms", "ONNX Runtime's, ms", "times as fast", "ours, GB/s", "theirs", "memory")
 GPU_HEAD = ("section", "parity", "tokens/s", "of the bandwidth", "TTFT, ms", "vision, ms")
 SCHEME_HEAD = ("scheme of all layers", "bytes / weight", "decode, tokens/s", "of the read bandwidth", "vision, ms",
                "prefill, ms")  # fmt: skip
@@ -47,6 +48,22 @@ def scheme_speed_rows(documents: Sequence[Object]) -> Rows:
         for document in documents
         for name, row in document["schemes"].items()
     ]
+
+
+def product_rows(document: Object | None) -> Rows:
+    """Our products beside ONNX Runtime's; GB/s where weights come from memory, beside what it gives."""
+    if document is None:
+        return []
+    rows = []
+    for row in document["results"]:
+        ours, theirs = row["ms"]["fgr-edge"], row["ms"]["onnxruntime"]
+        gbps = row.get("gbps", {})
+        rates = [
+            cell(rate, 0) for rate in (gbps.get("fgr-edge"), gbps.get("onnxruntime"), row.get("read_bandwidth_gbps"))
+        ]
+        name = f"{row['scheme']}, {'from memory' if row['weights'] == 'memory' else 'in the cache'}"
+        rows.append([name, str(row["rows"]), cell(ours, 3), cell(theirs, 3), cell(row["ratio"], 2, "x"), *rates])
+    return rows
 
 
 def cold_start_rows(document: Object | None) -> tuple[Sequence[str], Rows]:
