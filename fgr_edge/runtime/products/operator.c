@@ -2,6 +2,7 @@
 
    A kernel that a library registers comes before ONNX Runtime's of the same name, so that graphs stay as they are. */
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -182,12 +183,16 @@ EXPORT ort_status *RegisterCustomOps(ort_options *options, const ort_base *base)
     way = fgr_best_way();
     ort = base->table(ORT_VERSION);
     if (!way || !ort) return NULL;
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static ort_domain *domain; /* lives as long as the library: sessions hold on to it */
+    ort_status *status = NULL;
+    pthread_mutex_lock(&lock);
     if (!domain) {
-        ort_domain *made;
-        TRY(ORT_CREATE_DOMAIN(ort)("com.microsoft", &made));
-        TRY(ORT_DOMAIN_ADD(ort)(made, &mat_mul_n_bits));
-        domain = made;
+        ort_domain *made = NULL;
+        status = ORT_CREATE_DOMAIN(ort)("com.microsoft", &made);
+        if (!status) status = ORT_DOMAIN_ADD(ort)(made, &mat_mul_n_bits);
+        if (!status) domain = made;
     }
-    return ORT_ADD_DOMAIN(ort)(options, domain);
+    pthread_mutex_unlock(&lock);
+    return status ? status : ORT_ADD_DOMAIN(ort)(options, domain);
 }
