@@ -30,6 +30,7 @@ from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.machine import describe_machine
 from benchmarks.report import publish, ratio, table
 from benchmarks.speed_rows import PRODUCT_HEAD, product_rows
+from fgr_edge.calibrate.schemes.blocks import short
 from fgr_edge.runtime.products import library
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.settings import Products, SessionSettings
@@ -65,7 +66,7 @@ def write_graph(scheme: Scheme, shape: tuple[int, int], layers: int, path: Path)
     for layer in range(layers):
         arrays = {
             "levels": random.integers(0, 256, (rows, blocks, scheme.block * scheme.bits // 8), np.uint8),
-            "scales": _bfloat16(random.uniform(0.5e-3, 1e-3, (rows, blocks)).astype(np.float32)),
+            "scales": short(random.uniform(0.5e-3, 1e-3, (rows, blocks)).astype(np.float32)),
         }
         if scheme.zero_points:
             arrays["points"] = random.integers(0, 256, (rows, -(-blocks * scheme.bits // 8)), np.uint8)
@@ -88,10 +89,6 @@ def write_graph(scheme: Scheme, shape: tuple[int, int], layers: int, path: Path)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     path.write_bytes(helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString())
     return size
-
-
-def _bfloat16(x: np.ndarray) -> np.ndarray:
-    return (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def call_ms(graph: Path, rows: int, columns: int, products: Products, threads: int) -> float:

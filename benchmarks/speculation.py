@@ -48,6 +48,7 @@ from benchmarks.speculation_rows import BUNDLE_HEAD, ROWS_HEAD, TEXT_HEAD, bundl
 from fgr_edge.runtime.guessing.drafts import BRANCHES, Drafter
 from fgr_edge.runtime.guessing.ngrams import NgramTable
 from fgr_edge.runtime.guessing.pace import ROWS
+from fgr_edge.runtime.guessing.speculation import SpeculationCounts
 
 Ids = list[int]
 One = TypeVar("One")
@@ -150,19 +151,12 @@ def texts_of(path: Path, tokenizer: Path, earlier: int, measured: int) -> dict[s
 
 
 @dataclass(slots=True)
-class Told:
-    """What one variant did in one round."""
+class Told(SpeculationCounts):
+    """What one variant did in one round; its `tokens` are those of answers, not of thoughts alone."""
 
-    tokens: int = 0
     decode_ms: float = 0.0
     total_ms: float = 0.0
     differ: int = 0
-    calls: int = 0
-    drafted: int = 0
-    near_ties: int = 0
-    again: int = 0
-    rested: int = 0
-    rounding: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:

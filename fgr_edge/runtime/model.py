@@ -20,7 +20,7 @@ from fgr_edge.runtime.known_prefix import KnownPrefix
 from fgr_edge.runtime.opening import Device, open_graphs
 from fgr_edge.runtime.pictures.shortcuts import read_patches
 from fgr_edge.runtime.prompt import Prompt, PromptBuilder, PromptSpec
-from fgr_edge.runtime.sessions.onnxruntime import ONNXRUNTIME, OnnxRuntimeSession
+from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.session import Session
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
@@ -74,14 +74,14 @@ class Model:
             return sessions[-1]
 
         self.vision = VisionEncoder(session("vision.onnx"), read_spec(VisionSpec, manifest["vision"], "vision"))
+        decoder = session("decoder.onnx")
         self.decoder = Decoder(
-            session("decoder.onnx"),
+            decoder,
             read_spec(DecoderSpec, manifest["decoder"], "decoder"),
             open_head(bundle, session, screened=graphs.exact_float32),
         )
         self.products = _products(sessions)
-        own = _products(sessions[1:2])
-        self.paired = own is not None and own != ONNXRUNTIME
+        self.paired = isinstance(decoder, OnnxRuntimeSession) and decoder.has_own_products
         self.eos_ids = manifest["generation"]["eos_token_ids"]
         self.repetition_penalty = float(manifest["generation"].get("repetition_penalty", 1.0))
         self.cache_on_host = graphs.cache_on_host

@@ -188,9 +188,14 @@ class OnnxRuntimeSession:
         self.input_names = frozenset(self._shapes)
         self._output_names = [value.name for value in self._session.get_outputs()]
 
+    @property
+    def has_own_products(self) -> bool:
+        """Whether weights of 4 or 8 bits are multiplied by our kernels."""
+        return self.products not in (None, ONNXRUNTIME)
+
     def _opened(self, path: Path, threads: int | None, settings: SessionSettings) -> tuple[Any, MappedWeights | None]:
         """The engine's session, and the weights that it reads; with its own products where it refuses ours."""
-        if self.products not in (None, ONNXRUNTIME):
+        if self.has_own_products:
             try:
                 return self._open(path, threads, settings, own=True)
             except self._errors as error:
