@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from fgr_edge.errors import FgrEdgeError
 
+# Typer draws its help with all that rich declares. A device may leave that out (requirements/device.txt): plain help.
+COLOURED_HELP = all(find_spec(name) is not None for name in ("rich", "markdown_it", "pygments"))
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if COLOURED_HELP else None,
     help="Fine-grained recognition with a multimodal LLM, compiled for the edge.",
 )
 
