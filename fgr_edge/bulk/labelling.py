@@ -18,7 +18,7 @@ from fgr_edge.bulk.local_engine import run_here
 from fgr_edge.bulk.output import output_of, write_index
 from fgr_edge.bulk.plan import plan_of
 from fgr_edge.bulk.ray_engine import run_on_ray
-from fgr_edge.bulk.shard import ShardDone, ShardTask, read_shard, remove_partial, tasks_of
+from fgr_edge.bulk.shard import ShardDone, ShardTask, read_shard, tasks_of
 from fgr_edge.bulk.store import Store, read_store
 from fgr_edge.bulk.worker import Instructions
 from fgr_edge.errors import StorageError
@@ -67,7 +67,6 @@ def label_photographs(config: LabelConfig, progress_bar: ProgressBar) -> dict[st
                 with closing(_engine(config, bundle, instructions, missing)) as shards:
                     for shard in shards:
                         step(shard.records)
-        remove_partial(folder)
         index = write_index(folder.parent, plan, _checked(tasks))
     return {
         **index,

@@ -55,7 +55,10 @@ def output_of(output: Path, plan: Plan, photographs: Sequence[Photograph], *, fo
             with written_whole(output / LISTING) as file:
                 file.writelines(line_of({"image": one.name, "bytes": one.size_bytes}) for one in photographs)
             _write_json(output / PLAN, plan)
-        yield shards
+        try:
+            yield shards
+        finally:
+            remove_partial(shards)  # of the workers that were stopped with this run
 
 
 def write_index(output: Path, plan: Plan, shards: Sequence[ShardDone]) -> dict[str, Any]:

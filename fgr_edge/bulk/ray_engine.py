@@ -119,6 +119,13 @@ class _ShardRows:
                 answer = self._labeller(pickle.loads(packed))
             except FgrEdgeError as error:
                 answer = error
+            except Exception as error:  # Ray would bring it wrapped in pages of its own, and name none of it first
+                log.exception("a shard could not be labelled")
+                answer = EngineError(
+                    f"a worker failed ({type(error).__name__}: {error}); expected it to label its shard, or to say why "
+                    "not. Its traceback is in Ray's log of the worker. Finished shards are kept: repeat the command to "
+                    "go on"
+                )
             answers.append(pickle.dumps(answer))
         return {"answer": answers}
 

@@ -116,7 +116,7 @@ def left_by_the_dead(path: Path) -> list[int]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed workers left; to be called while no worker is at work."""
+    """Remove what killed workers left. A worker that is still at work cannot finish its shard after this."""
     for path in folder.glob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from fgr_edge.bulk.output import output_of
 from fgr_edge.bulk.plan import plan_of
 from fgr_edge.bulk.shard import ShardTask
 from fgr_edge.bulk.store import read_store
-from fgr_edge.errors import ConfigError, EngineError, FgrEdgeError, OutputExistsError, StorageError
+from fgr_edge.errors import BundleError, ConfigError, EngineError, FgrEdgeError, OutputExistsError, StorageError
 from tests.bulk.conftest import BROKEN, quiet
 from tests.command import Done
 
@@ -145,11 +145,53 @@ def test_a_worker_that_is_killed_is_replaced(config: Config, tmp_path: Path, sto
 
 def kill_one(shards: Path, victims: list[int]) -> None:
     """SIGKILL the process that has begun to write a shard, and not finished it."""
-    wait_for(lambda: any(path.stat().st_size for path in shards.glob(".*.partial")))
-    partial = next(shards.glob(".*.partial"))
-    pid = int(partial.name.split(".")[3].split("-")[0])
-    os.kill(pid, signal.SIGKILL)
-    victims.append(pid)
+
+    def killed() -> bool:
+        for partial in shards.glob(".*.partial"):
+            with suppress(FileNotFoundError):  # finished meanwhile
+                if partial.stat().st_size:
+                    pid = int(partial.name.split(".")[3].split("-")[0])
+                    os.kill(pid, signal.SIGKILL)
+                    victims.append(pid)
+                    return True
+        return False
+
+    wait_for(killed)
+
+
+def test_a_run_that_is_interrupted_leaves_no_unfinished_file(config: Config) -> None:
+    given = config()
+    shards = given.output / "shards"
+
+    def step(count: int) -> None:
+        if count:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        (shards / ".000001.jsonl.1-dead.partial").write_bytes(b"{}\n")  # as of a worker that was killed
+        yield step
+
+    with pytest.raises(KeyboardInterrupt):
+        label_photographs(given, bar)
+    assert [path.name for path in shards.iterdir()] == ["000000.jsonl"]
+
+
+def test_a_worker_that_finds_another_bundle_refuses_it(
+    config: Config, nano_bundle: Callable[..., Path], nano_labels: Path, tmp_path: Path
+) -> None:
+    given = config(bundle=tmp_path / "bundle")
+    shutil.copytree(nano_bundle("int8", nano_labels), given.bundle)
+
+    @contextmanager
+    def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        shutil.rmtree(given.bundle)
+        shutil.copytree(nano_bundle("fp32", nano_labels), given.bundle)
+        yield lambda _: None
+
+    with pytest.raises(BundleError, match=r"expected [0-9a-f]{12}, which the driver sees"):
+        label_photographs(given, bar)
+    assert not list((given.output / "shards").iterdir())
 
 
 def test_a_photograph_that_kills_every_worker_is_named(

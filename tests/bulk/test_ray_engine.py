@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fgr_edge.bulk.config import LabelConfig
 from fgr_edge.bulk.labelling import label_photographs
-from fgr_edge.bulk.ray_engine import shares
-from fgr_edge.errors import BundleError, ConfigError
+from fgr_edge.bulk.ray_engine import _ShardRows, shares
+from fgr_edge.bulk.shard import ShardTask
+from fgr_edge.errors import ConfigError, DataError, EngineError
 from tests.bulk.conftest import quiet
 from tests.bulk.test_labelling import files, kill_one, records
 
@@ -74,22 +77,34 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
 
 
 @pytest.mark.slow
-def test_a_failure_on_a_worker_is_the_user_s_own_error(cluster: None, config: Config) -> None:
-    from fgr_edge.bulk.labelling import _instructions
-    from fgr_edge.bulk.ray_engine import run_on_ray
-    from fgr_edge.bulk.shard import tasks_of
-    from fgr_edge.bulk.store import read_store
-    from fgr_edge.runtime.bundle import Bundle
+def test_a_failure_on_a_worker_is_the_user_s_own_error(
+    cluster: None, config: Config, store_of: Callable[[int], Path], tmp_path: Path
+) -> None:
+    given = config(source=store_of(11), engine="ray", workers=1)
+    away = tmp_path / "away"
 
-    given = config()
-    given.output.mkdir()
-    store = read_store(given.source)
-    told = _instructions(given, Bundle.open(given.bundle), store, None)
-    wrong = replace(told, manifest_sha256="0" * 64)
-    tasks = tasks_of(given.output, [photograph.name for photograph in store.photographs], 5)
-    with pytest.raises(BundleError, match="expected 000000000000, which the driver sees"):
-        list(run_on_ray(wrong, tasks, 1))
-    assert not list(given.output.iterdir())
+    @contextmanager
+    def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        given.source.rename(away)  # listed, and then absent, as where the driver's machine alone has them
+        yield lambda _: None
+
+    with pytest.raises(DataError, match="is not on this worker's machine"):
+        label_photographs(given, bar)
+    # Ray stops the other workers, but does not wait for them: whole shards are what counts.
+    assert not list((given.output / "shards").glob("*.jsonl"))
+    away.rename(given.source)
+    assert label_photographs(given, quiet)["records"] == 12
+    assert sorted(path.name for path in (given.output / "shards").iterdir()) == [f"00000{n}.jsonl" for n in range(3)]
+
+
+def test_what_nobody_foresaw_on_a_worker_comes_back_with_its_name(tmp_path: Path) -> None:
+    task = ShardTask(0, str(tmp_path / "000000.jsonl"), ("a.png",))
+    rows = _ShardRows(None)  # type: ignore[arg-type]  # which it cannot follow
+    batch = {"task": np.array([pickle.dumps(task)], dtype=object)}
+    answer = pickle.loads(rows(batch)["answer"][0])
+    assert isinstance(answer, EngineError)
+    assert str(answer).startswith("a worker failed (AttributeError: 'NoneType' object has no attribute 'root')")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
