@@ -2,10 +2,12 @@
 
 In: the checkout. Out: a table, then one line of JSON. Every contender gets a fresh environment that has nothing else in
 it, not even pip; `pip install` fills it from the registry, ours from a wheel built from this checkout (with compiled
-kernels, where there is a C compiler). An environment is measured when its import works.
+kernels, where there is a C compiler). A *device list* (`requirements/`) is installed with `--no-deps`: exactly what the
+runtime needs. The bar is the device's, with one engine. An environment is measured when its import works.
 
 bytes     blocks that the environment's files take on the disk, bytecode included, beyond those of an empty one.
-packages  the same, of each distribution's own files; bytecode: of all compiled files.
+packages  the same, of each distribution's own files.
+bytecode_bytes  of all compiled files, which `pip install --no-compile` does not write.
 goes_with  of our own dependencies: what would leave the environment with each, itself and what nobody else needs.
 
 What has no wheel for this platform is null, unless `--from-source` may build it (minutes, a compiler).
@@ -33,7 +35,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.report import cell, publish, ratio, table
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = "fgr-edge[cpu]"
+OURS = "fgr-edge[cpu], device list"
+RESOLVED = "fgr-edge[cpu]"
 RUNTIME_BAR_BYTES = 200_000_000
 WHEEL_BAR_BYTES = 1_000_000
 SHOWN_PACKAGES = 6
@@ -43,7 +46,8 @@ SHOWN_PACKAGES = 6
 class Environment:
     """A contender: its name, what pip is asked for, and Python that must run in it.
 
-    `ours` is installed from the checkout's wheel, whatever the registry has, with `extras`.
+    `ours` is installed from the checkout's wheel, whatever the registry has, with `extras`; with a `device_list`, a
+    file of the checkout, from that and the wheel alone.
     """
 
     name: str
@@ -51,14 +55,25 @@ class Environment:
     check: str
     ours: bool = False
     extras: tuple[str, ...] = ()
+    device_list: str | None = None
+
+    def pip_arguments(self, wheel: Path, *, from_source: bool) -> list[str]:
+        """What `pip install` is told to bring."""
+        if not self.ours:
+            return [*([] if from_source else ["--only-binary", ":all:"]), *self.requirements]
+        if self.device_list is None:
+            return [f"{name} @ {wheel.as_uri()}" for name in self.requirements]
+        return ["--no-deps", "-r", str(ROOT / self.device_list), str(wheel)]
 
 
+WITH_ENGINE = "import onnxruntime; from fgr_edge import Recognizer; Recognizer"
+WITHOUT_ENGINE = "from fgr_edge import Recognizer; Recognizer"
 ENVIRONMENTS = (
-    Environment(
-        OURS, ("fgr-edge[cpu]",), "import onnxruntime; from fgr_edge import Recognizer; Recognizer", True, ("cpu",)
-    ),
+    Environment(OURS, ("fgr-edge",), WITH_ENGINE, True, ("cpu",), "requirements/device-cpu.txt"),
     # The runtime alone, for a device that brings its engine, as JetPack does.
-    Environment("fgr-edge", ("fgr-edge",), "from fgr_edge import Recognizer; Recognizer", True),
+    Environment("fgr-edge, device list", ("fgr-edge",), WITHOUT_ENGINE, True, (), "requirements/device.txt"),
+    Environment(RESOLVED, ("fgr-edge[cpu]",), WITH_ENGINE, True, ("cpu",)),
+    Environment("fgr-edge", ("fgr-edge",), WITHOUT_ENGINE, True),
     # Pillow opens the pictures; the library has no decoder of its own for them.
     Environment("onnxruntime-genai", ("onnxruntime-genai", "pillow"), "import onnxruntime_genai, PIL"),
     Environment("openvino-genai", ("openvino-genai", "pillow"), "import openvino_genai, PIL"),
@@ -82,14 +97,18 @@ def measure(environment: Environment, wheel: Path, folder: Path, *, from_source:
     """Install, try and weigh one environment; sizes are null where it cannot be installed, and `note` says why."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     empty = disk_bytes(folder.rglob("*"))
-    asked = [f"{name} @ {wheel.as_uri()}" if environment.ours else name for name in environment.requirements]
+    asked = environment.pip_arguments(wheel, from_source=from_source)
     python = folder / "bin" / "python"
-    binary = [] if from_source or environment.ours else ["--only-binary", ":all:"]
-    document: dict[str, Any] = {"requirements": list(environment.requirements), "bytes": None, "packages": {}}
+    document: dict[str, Any] = {
+        "requirements": list(environment.requirements),
+        "device_list": environment.device_list,
+        "bytes": None,
+        "packages": {},
+    }
     try:
-        _pip("--python", str(python), "install", "--no-cache-dir", *binary, *asked)
+        _pip("--python", str(python), "install", "--no-cache-dir", *asked)
     except subprocess.CalledProcessError as error:
-        if "No matching distribution" not in error.stderr:
+        if environment.ours or "No matching distribution" not in error.stderr:
             raise RuntimeError(f"{environment.name} cannot be installed:\n{error.stderr}") from error
         return {**document, "note": "no wheel for this platform"}
     subprocess.run([str(python), "-c", environment.check], check=True, cwd=folder, capture_output=True)
@@ -175,6 +194,7 @@ def summarize(found: dict[str, dict[str, Any]], wheel_bytes: int) -> dict[str, A
         "benchmark": "footprint",
         "wheel": {"bytes": wheel_bytes, "bar_bytes": WHEEL_BAR_BYTES, "met": wheel_bytes <= WHEEL_BAR_BYTES},
         "runtime": {
+            "environment": OURS,
             "bytes": ours,
             "bar_bytes": RUNTIME_BAR_BYTES,
             "met": None if ours is None else ours <= RUNTIME_BAR_BYTES,
@@ -191,7 +211,7 @@ def show(document: dict[str, Any]) -> None:
     ]
     print(table(("environment", "MB", "x", "most of it"), rows))
     wheel = document["wheel"]
-    for name, size in list((document["environments"].get(OURS) or {"goes_with": {}})["goes_with"].items()):
+    for name, size in (document["environments"].get(RESOLVED) or {"goes_with": {}})["goes_with"].items():
         print(f"with {name} would go {_megabytes(size)} MB")
     print(f"\nwheel: {wheel['bytes'] / 1e6:.2f} MB (bar {wheel['bar_bytes'] / 1e6:.0f} MB)")
 
