@@ -143,7 +143,7 @@ def goes_with(site: Path, name: str, extras: Sequence[str]) -> dict[str, int]:
     everything = _closure(needs, direct)
     gone = {one: everything - _closure(needs, direct - {one}) for one in direct}
     found = {one: sum(sizes.get(each, 0) for each in gone[one]) for one in direct}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _needs(distribution: metadata.Distribution, extras: Sequence[str]) -> set[str]:
