@@ -10,7 +10,8 @@ FULL := $(VENV)/.installed-full
 GPU_BIN := .venv-gpu/bin
 GPU_PYTHON ?= $(GPU_BIN)/python
 GPU := .venv-gpu/.installed
-LIBRARY := fgr_edge/runtime/products/libproducts.so
+PRODUCTS := fgr_edge/runtime/products/libproducts.so
+PICTURES := fgr_edge/runtime/pictures/libpictures.so
 SETTINGS := pyproject.toml constraints.txt
 OUT := out
 
@@ -18,17 +19,17 @@ OUT := out
 .DEFAULT_GOAL := demo
 
 ## demo: export models/nano to int8 and recognise six drawn birds; installs neither torch nor transformers
-demo: $(LEAN) $(LIBRARY)
+demo: $(LEAN) $(PICTURES)
 	$(BIN)/fgr-edge export models/nano -o $(OUT)/nano-int8 --target cpu --precision int8 --labels models/nano/labels_aviary.txt --force
 	$(BIN)/python examples/demo.py $(OUT)/nano-int8 $(OUT)/birds --count 6
 	$(BIN)/fgr-edge recognize $(OUT)/nano-int8 $(OUT)/birds
 
 ## test: what must pass before every commit
-test: $(FULL) $(LIBRARY)
+test: $(FULL) $(PICTURES)
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 ## test-slow: minutes and gigabytes
-test-slow: $(FULL) $(LIBRARY)
+test-slow: $(FULL) $(PICTURES)
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
 ## test-gpu: all of tests/gpu, on a machine with an NVIDIA GPU, in an environment of its own: .venv has onnxruntime's CPU
@@ -55,14 +56,14 @@ format: $(FULL)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(OUT) $(LIBRARY) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(OUT) $(PRODUCTS) $(PICTURES) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find fgr_edge tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The kernels of our own, again after a change. Without a C compiler: one line of warning at each start, and nothing needs it.
-$(LIBRARY): hatch_build.py $(wildcard $(dir $(LIBRARY))*.[ch]) | $(BIN)/python
+# The C of our own, again after a change. Without a C compiler: one line of warning at each start, and nothing needs it.
+$(PICTURES): hatch_build.py $(wildcard $(dir $(PRODUCTS))*.[ch] $(dir $(PICTURES))*.[ch]) | $(BIN)/python
 	$(BIN)/python hatch_build.py
 
 $(LEAN): $(SETTINGS) | $(BIN)/python

@@ -1,12 +1,12 @@
-"""Hatchling's build hook: compiles `fgr_edge/runtime/products/*.c` into `libproducts.so`, beside these sources.
+"""Hatchling's build hook: compiles the C of `fgr_edge/runtime/products` and `pictures` into a library beside each.
 
-In: the C files and a C compiler: $CC, or the first of cc, gcc and clang. Out: the library in the source tree and, when
-a wheel is built, in the wheel, whose tag is then py3-none-<platform>: the library knows no Python. Each C function says
+In: the C files and a C compiler: $CC, or the first of cc, gcc and clang. Out: the libraries in the source tree and,
+when a wheel is built, in the wheel, whose tag is then py3-none-<platform>: they know no Python. Each C function says
 its instruction set itself and what runs is chosen on the device: without -march, one library fits every processor.
 
-The library only makes sessions faster. Where it cannot be built (no compiler, compiling fails, another platform) or is
+The libraries only make things faster. Where one cannot be built (no compiler, compiling fails, another platform) or is
 not wanted (FGR_EDGE_NO_NATIVE=1), one line says why, and the install goes on with a pure wheel, py3-none-any. Then
-there is no library in the source tree either: one of older sources is neither shipped nor loaded.
+there is none in the source tree either: one of older sources is neither shipped nor loaded.
 
     python hatch_build.py        what an editable install does; needs Python and a C compiler, nothing else
 """
@@ -25,8 +25,10 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-LIBRARY = Path("fgr_edge", "runtime", "products", "libproducts.so")
-ENTRY = "RegisterCustomOps"
+LIBRARIES = {  # and a function that each must have
+    Path("fgr_edge", "runtime", "products", "libproducts.so"): "RegisterCustomOps",
+    Path("fgr_edge", "runtime", "pictures", "libpictures.so"): "fgr_resample",
+}
 SWITCH = "FGR_EDGE_NO_NATIVE"
 FLAGS = [
     "-O3",
@@ -38,6 +40,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    "-Wno-psabi",
 ]
 MACHINES = ("x86_64", "aarch64", "arm64")  # macOS says arm64 where Linux says aarch64
 
@@ -46,20 +49,22 @@ class NoLibraryError(Exception):
     """Why there is no library, in one line."""
 
 
-def build(root: Path) -> Path:
-    """Compile the library in the tree at `root` and give its path.
+def build(root: Path) -> list[Path]:
+    """Compile the libraries in the tree at `root` and give their paths.
 
     Raises:
-        NoLibraryError: there is none, and none from before either.
+        NoLibraryError: one cannot be built. Then there is none, and none from before either.
     """
-    library = root / LIBRARY
-    try:
-        _compile(library)
-    except (NoLibraryError, OSError) as error:
-        with contextlib.suppress(OSError):
-            library.unlink(missing_ok=True)
-        raise NoLibraryError(f"{library.name} is not built, ONNX Runtime's own kernels will run: {error}") from error
-    return library
+    libraries = [root / library for library in LIBRARIES]
+    for library, entry in zip(libraries, LIBRARIES.values(), strict=True):
+        try:
+            _compile(library, entry)
+        except (NoLibraryError, OSError) as error:
+            for one in libraries:
+                with contextlib.suppress(OSError):
+                    one.unlink(missing_ok=True)
+            raise NoLibraryError(f"{library.name} is not built, the install is pure Python: {error}") from error
+    return libraries
 
 
 def platform_tag() -> str:
@@ -69,7 +74,7 @@ def platform_tag() -> str:
     return sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
-def _compile(library: Path) -> None:
+def _compile(library: Path, entry: str) -> None:
     """Under a passing name first, and renamed once it loads: a process that has the old library open keeps it."""
     if os.environ.get(SWITCH, "") not in ("", "0"):
         raise NoLibraryError(f"{SWITCH} is set")
@@ -81,7 +86,7 @@ def _compile(library: Path) -> None:
     made = library.with_name(f"{library.stem}.{os.getpid()}{library.suffix}")
     try:
         _run([*_compiler(), *FLAGS, *_platform_flags(), "-o", str(made), *sources, "-lm"])
-        _try(made)
+        _try(made, entry)
         made.replace(library)
     finally:
         made.unlink(missing_ok=True)
@@ -93,14 +98,14 @@ def _run(command: list[str]) -> None:
         raise NoLibraryError(f"{command[0]} fails: {_complaint(done.stderr)}")
 
 
-def _try(library: Path) -> None:
+def _try(library: Path, entry: str) -> None:
     """Whether it is for this processor and whole: a symbol that nobody defines is found here, not on the device."""
     try:
-        found = hasattr(ctypes.CDLL(str(library)), ENTRY)
+        found = hasattr(ctypes.CDLL(str(library)), entry)
     except OSError as error:
         raise NoLibraryError(f"what was compiled does not load here: {error}") from error
     if not found:
-        raise NoLibraryError(f"what was compiled does not export {ENTRY}")
+        raise NoLibraryError(f"what was compiled does not export {entry}")
 
 
 def _compiler() -> list[str]:
@@ -137,7 +142,7 @@ def get_build_hook() -> type:
                 self.app.display_warning(str(error))
                 return
             if version != "editable":  # that wheel has a link to the tree, and the tree has the library
-                build_data["artifacts"].append(f"/{LIBRARY.as_posix()}")
+                build_data["artifacts"].extend(f"/{library.as_posix()}" for library in LIBRARIES)
                 build_data["pure_python"] = False
                 build_data["tag"] = f"py3-none-{platform_tag()}"
 
@@ -146,6 +151,6 @@ def get_build_hook() -> type:
 
 if __name__ == "__main__":
     try:
-        print(build(Path(__file__).resolve().parent))
+        print(*build(Path(__file__).resolve().parent), sep="\n")
     except NoLibraryError as error:
         print(f"warning: {error}", file=sys.stderr)

@@ -32,7 +32,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fgr_edge.errors import ImageError
 from fgr_edge.runtime.pictures.nv12 import Nv12Frame
-from fgr_edge.runtime.pictures.resampling import resample, rows_of
+from fgr_edge.runtime.pictures.resampling import resample
 from fgr_edge.runtime.pictures.resize import ImageConfig, Patches, patchify, smart_resize, target_size
 
 __all__ = [
@@ -121,7 +121,7 @@ def load_image(source: ImageInput, *, before_decoding: BeforeDecoding | None = N
         return _upright_rgb(_from_array(source), "the array")
     if isinstance(source, Nv12Frame):
         _check_size(source.width, source.height, "the NV12 frame")
-        return source.rgb(0, source.height)
+        return source.rgb()
     if isinstance(source, str | os.PathLike):
         return _load_file(source, before_decoding)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -152,7 +152,7 @@ def preprocess(image: Image.Image, config: ImageConfig, *, threads: int | None =
     height, width = target_size(image.height, image.width, config)
     if image.size == (width, height):
         return patchify(np.asarray(image), config, threads=threads)
-    array = resample(rows_of(image), image.size, width, height, threads=threads)
+    array = resample(image, width, height, threads=threads)
     return patchify(array, config, threads=threads)
 
 

@@ -1,6 +1,6 @@
-"""A camera's frame in NV12: brightness at every pixel, colour at every other; as RGB, whole or some rows of it.
+"""A camera's frame in NV12: brightness at every pixel, colour at every other; and as RGB.
 
-In: the two planes as the driver hands them out, and what they mean. Out: RGB rows. Knows no model.
+In: the two planes as the driver hands them out, and what they mean. Out: an RGB picture. Knows no model.
 
 What RGB means here: each pair of Cb and Cr counts for its 2 x 2 pixels unchanged; R, G and B are the matrix's
 products in float32, rounded to the nearest and clipped to 0..255. Matrices are those of ITU-R BT.601 and BT.709, with
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fgr_edge.errors import ImageError
+from fgr_edge.runtime.pictures import compiled
 
 Matrix = Literal["bt601", "bt709"]
 Bytes = npt.NDArray[np.uint8]
@@ -90,21 +91,19 @@ class Nv12Frame:
         """In pixels."""
         return int(self.y.shape[0])
 
-    def planes(self, first: int, last: int) -> tuple[Image.Image, Image.Image, Image.Image]:
-        """Y [last - first rows], Cb and Cr [half as many rows] as grey pictures; both numbers are even."""
-        colour = self.uv[first // 2 : last // 2]
-        return _grey(self.y[first:last]), _grey(colour[:, :, 0]), _grey(colour[:, :, 1])
+    def pixels(self) -> compiled.FramePixels:
+        """The frame, as `compiled.py` reads it."""
+        return compiled.FramePixels(self.y, self.uv, rgb_matrix(self.matrix, full_range=self.full_range))
 
-    def rgb(self, first: int, last: int) -> Image.Image:
-        """Rows from `first` up to `last`, both even, as an RGB picture."""
-        y, cb, cr = self.planes(first, last)
+    def rgb(self, *, threads: int = 1) -> Image.Image:
+        """The whole frame as an RGB picture."""
+        size = (self.width, self.height)
+        if compiled.available():
+            return Image.frombytes("RGB", size, self.pixels().rgb(threads=threads), "raw", "RGBX")
         # To the nearest: each pair of Cb and Cr four times.
-        cb, cr = (plane.resize(y.size, Image.Resampling.NEAREST) for plane in (cb, cr))
-        return self.merged(y, cb, cr)
-
-    def merged(self, y: Image.Image, cb: Image.Image, cr: Image.Image) -> Image.Image:
-        """Three planes of one size, of this frame's meaning, as an RGB picture."""
-        return Image.merge("RGB", (y, cb, cr)).convert("RGB", rgb_matrix(self.matrix, full_range=self.full_range))
+        cb, cr = (_grey(self.uv[:, :, i]).resize(size, Image.Resampling.NEAREST) for i in (0, 1))
+        merged = Image.merge("RGB", (_grey(self.y), cb, cr))
+        return merged.convert("RGB", rgb_matrix(self.matrix, full_range=self.full_range))
 
 
 def rgb_matrix(matrix: Matrix, *, full_range: bool) -> tuple[float, ...]:

@@ -22,8 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import ConfigError, ImageError
+from fgr_edge.runtime.pictures import compiled
 from fgr_edge.runtime.pictures.resampling import WORTH_THREADS_PX
 from fgr_edge.runtime.threads import in_threads, usable_threads
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 MAX_ASPECT_RATIO = 200
 """Long side over short side; the reference refuses more."""
@@ -143,7 +147,7 @@ def target_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]
     )
 
 
-def patchify(image: npt.NDArray[np.uint8], config: ImageConfig, *, threads: int | None = None) -> Patches:
+def patchify(image: Bytes, config: ImageConfig, *, threads: int | None = None) -> Patches:
     """Normalizes an RGB array and cuts it into patches.
 
     Args:
@@ -156,12 +160,25 @@ def patchify(image: npt.NDArray[np.uint8], config: ImageConfig, *, threads: int 
     """
     patch, merge, frames = config.patch_size, config.merge_size, config.temporal_patch_size
     h, w = image.shape[0] // patch, image.shape[1] // patch
-    blocks = image.reshape(h // merge, merge, patch, w // merge, merge, patch, 3)
-    turned = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [block row, block column, row, column, C, P, P]
     # (value * rescale_factor - mean) / std as one multiply and one add.
     mean, std = np.array(config.mean, np.float64), np.array(config.std, np.float64)
     scale = (config.rescale_factor / std).astype(np.float32)[:, None]  # [C, 1]
     offset = (-mean / std).astype(np.float32)[:, None]
+    usable = usable_threads(threads) if image.shape[0] * image.shape[1] >= WORTH_THREADS_PX else 1
+    if compiled.available():
+        values = np.arange(256, dtype=np.uint8) * scale + offset
+        pixels = compiled.patches(image, values, patch=patch, merge=merge, frames=frames, threads=usable)
+    else:
+        pixels = _patches(image, scale, offset, config, usable)
+    return Patches(pixels.reshape(h * w, 3 * frames * patch * patch), (1, h, w))
+
+
+def _patches(image: Bytes, scale: Floats, offset: Floats, config: ImageConfig, threads: int) -> Floats:
+    """The same values as `compiled.patches`: [N, 3, frames, patch * patch]."""
+    patch, merge, frames = config.patch_size, config.merge_size, config.temporal_patch_size
+    h, w = image.shape[0] // patch, image.shape[1] // patch
+    blocks = image.reshape(h // merge, merge, patch, w // merge, merge, patch, 3)
+    turned = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [block row, block column, row, column, C, P, P]
     pixels = np.empty((h * w, 3, frames, patch * patch), np.float32)
     row = merge * w  # patches in a row of merge blocks
     step = max(1, _PATCHES_AT_ONCE // row)
@@ -174,9 +191,8 @@ def patchify(image: npt.NDArray[np.uint8], config: ImageConfig, *, threads: int 
         # 2. Repeat the frame while its values are in cache.
         pixels[first * row : first * row + len(values)] = values[:, :, None]
 
-    large = image.shape[0] * image.shape[1] >= WORTH_THREADS_PX
-    in_threads(rows, range(0, h // merge, step), usable_threads(threads) if large else 1)
-    return Patches(pixels.reshape(h * w, 3 * frames * patch * patch), (1, h, w))
+    in_threads(rows, range(0, h // merge, step), threads)
+    return pixels
 
 
 def _is_number(value: object) -> bool:

@@ -2,13 +2,12 @@
 
 In: a picture as `load_image` takes it. Out: `Patches`. The grid is the same either way.
 
-Exact is the default: `preprocess(load_image(source))`, but that an NV12 frame is converted strip by strip, in the
-threads that resample it. With `fast`:
+Exact is the default: `preprocess(load_image(source))`. With `fast`:
 1. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which libjpeg does inside its inverse transform, as long as at
    least 1.5 times the target is left.
 2. Other pictures are first averaged down by a whole number to at least twice the target (Pillow's `reducing_gap`).
-3. The planes of an NV12 frame are resampled one by one; only pixels of the target are converted to RGB.
-Bicubic resampling does the rest. `benchmarks/preprocessing.py` has what they save and what they change.
+Bicubic resampling does the rest. A camera's frame has nothing to decode, and is exact either way: it becomes RGB row by
+row while it is resampled. `benchmarks/preprocessing.py` has what the shortcuts save and what they change.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from PIL import Image
 
 from fgr_edge.runtime.image import ImageInput, load_image, orientation_of, preprocess
 from fgr_edge.runtime.pictures.nv12 import Nv12Frame
-from fgr_edge.runtime.pictures.resampling import WORTH_THREADS_PX, Strip, in_strips, resample, rows_of
+from fgr_edge.runtime.pictures.resampling import resample
 from fgr_edge.runtime.pictures.resize import ImageConfig, Patches, patchify, target_size
-from fgr_edge.runtime.threads import usable_threads
 
 KEPT = 2
 """Times the target that averaging leaves at least; Pillow's own thumbnails leave as much."""
@@ -35,7 +33,6 @@ Bytes = npt.NDArray[np.uint8]
 
 _BICUBIC = Image.Resampling.BICUBIC
 _REDUCED = 2 * KEPT  # times the target, from where on Pillow averages
-_STRIPS = 4  # whatever the number of threads, which must not change a value
 
 
 def read_patches(source: ImageInput, config: ImageConfig, *, fast: bool = False, threads: int | None = None) -> Patches:
@@ -44,7 +41,7 @@ def read_patches(source: ImageInput, config: ImageConfig, *, fast: bool = False,
     Args:
         source: As for `load_image`.
         config: The checkpoint's numbers.
-        fast: Takes shortcuts: pixels are no longer the reference's.
+        fast: Takes shortcuts: pixels are no longer the reference's, but for frames.
         threads: That large pictures may take; None takes the cores that there are. They change no value.
 
     Returns:
@@ -53,21 +50,14 @@ def read_patches(source: ImageInput, config: ImageConfig, *, fast: bool = False,
     Raises:
         ImageError: As for `load_image` and `preprocess`.
     """
-    if fast:
-        array = (
-            _fast_frame(source, config, threads)
-            if isinstance(source, Nv12Frame)
-            else _fast_picture(source, config, threads)
-        )
-        return patchify(array, config, threads=threads)
     if not isinstance(source, Nv12Frame):
+        if fast:
+            return patchify(_fast_picture(source, config, threads), config, threads=threads)
         return preprocess(load_image(source), config, threads=threads)
     height, width = target_size(source.height, source.width, config)
     if (width, height) == (source.width, source.height):
         return preprocess(load_image(source), config, threads=threads)
-    size = (source.width, source.height)
-    array = resample(source.rgb, size, width, height, threads=threads)
-    return patchify(array, config, threads=threads)
+    return patchify(resample(source, width, height, threads=threads), config, threads=threads)
 
 
 class _Draft:
@@ -98,27 +88,5 @@ def _fast_picture(source: ImageInput, config: ImageConfig, threads: int | None) 
     whole = draft.box is None or draft.box == (0, 0, *image.size)
     few_left = image.width < _REDUCED * width and image.height < _REDUCED * height
     if whole and few_left and image.size != (width, height):  # nothing more to leave out: several cores are faster
-        return resample(rows_of(image), image.size, width, height, threads=threads)
+        return resample(image, width, height, threads=threads)
     return np.asarray(image.resize((width, height), _BICUBIC, box=draft.box, reducing_gap=KEPT))
-
-
-def _fast_frame(frame: Nv12Frame, config: ImageConfig, threads: int | None) -> Bytes:
-    height, width = target_size(frame.height, frame.width, config)
-    if frame.width >= _REDUCED * width and frame.height >= _REDUCED * height:
-        planes = frame.planes(0, frame.height)
-        y, cb, cr = (plane.resize((width, height), _BICUBIC, reducing_gap=KEPT) for plane in planes)
-        return np.asarray(frame.merged(y, cb, cr))
-
-    def strip(part: Strip) -> Image.Image:
-        def resized(plane: Image.Image) -> Image.Image:
-            scale = plane.width / frame.width  # colour has half as many rows and columns
-            box = (0, part.top * scale, plane.width, part.bottom * scale)
-            method = _BICUBIC if plane.width >= width else Image.Resampling.BILINEAR  # colour is soft anyway
-            return plane.resize((width, part.height), method, box=box)
-
-        y, cb, cr = map(resized, frame.planes(part.first, part.last))
-        return frame.merged(y, cb, cr)
-
-    usable = usable_threads(threads) if frame.width * frame.height >= WORTH_THREADS_PX else 1
-    strips = math.gcd(height, _STRIPS)
-    return in_strips(strip, (frame.width, frame.height), (width, height), strips, threads=usable)

@@ -18,6 +18,8 @@ import mmap
 from functools import cache
 from pathlib import Path
 
+from fgr_edge.runtime.native import opened
+
 LIBRARY = Path(__file__).with_name("libproducts.so")
 OPERATOR = b"MatMulNBits"
 
@@ -31,14 +33,10 @@ def instructions() -> str | None:
 
 @cache
 def _instructions(library: Path) -> str | None:
-    if not library.is_file():
-        log.debug("%s was not built: products of quantized weights are onnxruntime's", library.name)
+    found = opened(library, "fgr_products_way")
+    if found is None:
         return None
-    try:
-        ask = ctypes.CDLL(str(library)).fgr_products_way
-    except (OSError, AttributeError) as error:  # of another platform, cut short, or of another version
-        log.info("%s cannot be used (%s): products of quantized weights are onnxruntime's", library.name, error)
-        return None
+    ask = found.fgr_products_way
     ask.restype, ask.argtypes = ctypes.c_char_p, ()
     name: bytes | None = ask()
     if name is None:

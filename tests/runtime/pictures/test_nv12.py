@@ -52,12 +52,6 @@ def test_the_matrix_of_jpeg_is_the_known_one() -> None:
     np.testing.assert_allclose(rgb_matrix("bt601", full_range=True), known, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [(0, 34), (0, 2), (16, 34), (32, 34)], ids=str)
-def test_some_rows_are_those_of_the_whole(rows: tuple[int, int]) -> None:
-    whole = np.asarray(frame().rgb(0, 34))
-    assert np.array_equal(np.asarray(frame().rgb(*rows)), whole[slice(*rows)])
-
-
 def test_padded_rows_and_one_array_of_both_planes_give_the_same_picture() -> None:
     expected = np.asarray(load_image(frame()))
     padded = np.zeros((34, 64), np.uint8)
