@@ -189,6 +189,18 @@ def test_without_an_entry_of_the_list_a_command_fails_for_its_lack(
     assert any(word in done.stderr for word in words), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(["export", "models/nano", "-o", "out"], "export"), (["train", "sft", "recipe.toml"], "train")],
+)
+def test_a_command_of_the_workshop_names_the_extra_that_a_device_has_not(
+    arguments: list[str], extra: str, listed: dict[str, str], tmp_path: Path
+) -> None:
+    done = run(environment(tmp_path, listed), DRIVER, json.dumps([arguments]))
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert f"is not installed, this command needs it: pip install 'fgr-edge[{extra}]'" in done.stderr
+
+
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_list_has_one_version_of_each_and_pyproject_admits_it(python: str) -> None:
     found = pins(CPU_LIST, python)

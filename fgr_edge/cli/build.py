@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from fgr_edge.cli.root import app, print_json
+from fgr_edge.cli.root import app, extra, print_json
 
 if TYPE_CHECKING:
     from fgr_edge.export.engine_build import Built
@@ -46,25 +46,27 @@ def build(
 ) -> None:
     """Build the engines of a bundle for this GPU, verify them, and put them into the bundle."""
     from fgr_edge.cli.export import parse_image_size
-    from fgr_edge.export.engine_build import BuildConfig, build_engines
-    from fgr_edge.export.tensorrt import BuilderSettings
 
-    built = build_engines(
-        BuildConfig(
-            bundle,
-            gpus=tuple(gpu or ()),
-            cache_length=cache_length,
-            chunk=chunk,
-            cameras=tuple(size for text in image_size or () if (size := parse_image_size(text)) is not None),
-            one_profile=one_profile,
-            builder=BuilderSettings(
-                stripped=strip,
-                optimization_level=optimization_level,
-                workspace_bytes=None if workspace_mb is None else workspace_mb * 1024 * 1024,
-            ),
-            force=force,
+    with extra("export"):
+        from fgr_edge.export.engine_build import BuildConfig, build_engines
+        from fgr_edge.export.tensorrt import BuilderSettings
+
+        built = build_engines(
+            BuildConfig(
+                bundle,
+                gpus=tuple(gpu or ()),
+                cache_length=cache_length,
+                chunk=chunk,
+                cameras=tuple(size for text in image_size or () if (size := parse_image_size(text)) is not None),
+                one_profile=one_profile,
+                builder=BuilderSettings(
+                    stripped=strip,
+                    optimization_level=optimization_level,
+                    workspace_bytes=None if workspace_mb is None else workspace_mb * 1024 * 1024,
+                ),
+                force=force,
+            )
         )
-    )
     if json:
         print_json(_document(built))
     else:

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from fgr_edge.cli.root import app
+from fgr_edge.cli.root import app, extra
 
 
 class SoupMethod(str, Enum):
@@ -49,34 +49,36 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Turn a checkpoint into a bundle for one target, and prove it against the original."""
-    from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
     from fgr_edge.runtime.inspection import summary
 
-    path = export_checkpoint(
-        ExportConfig(
-            model,
-            output,
-            target,
-            precision,
-            vision=vision,
-            decoder=decoder,
-            head=head,
-            method=method,
-            calib=calib,
-            calib_pictures=calib_pictures,
-            proof=proof,
-            proof_pictures=proof_pictures,
-            max_accuracy_drop=max_accuracy_drop,
-            adapter=adapter,
-            soup=tuple(soup or ()),
-            soup_method=soup_method.value,
-            screened=screen,
-            gpu=gpu,
-            labels=labels,
-            image_size=parse_image_size(image_size),
-            force=force,
+    with extra("export"):
+        from fgr_edge.export.pipeline import ExportConfig, export_checkpoint
+
+        path = export_checkpoint(
+            ExportConfig(
+                model,
+                output,
+                target,
+                precision,
+                vision=vision,
+                decoder=decoder,
+                head=head,
+                method=method,
+                calib=calib,
+                calib_pictures=calib_pictures,
+                proof=proof,
+                proof_pictures=proof_pictures,
+                max_accuracy_drop=max_accuracy_drop,
+                adapter=adapter,
+                soup=tuple(soup or ()),
+                soup_method=soup_method.value,
+                screened=screen,
+                gpu=gpu,
+                labels=labels,
+                image_size=parse_image_size(image_size),
+                force=force,
+            )
         )
-    )
     print(summary(path))
 
 

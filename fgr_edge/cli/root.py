@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
-from fgr_edge.errors import FgrEdgeError
+from fgr_edge.errors import FgrEdgeError, MissingExtraError
 
 # Typer draws its help with all that rich declares. A device may leave that out (requirements/device.txt): plain help.
 COLOURED_HELP = all(find_spec(name) is not None for name in ("rich", "markdown_it", "pygments"))
@@ -45,6 +47,23 @@ def root(
 
         print(__version__)
         raise typer.Exit
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """What is done in here needs an extra.
+
+    Raises:
+        MissingExtraError: a package of it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if isinstance(error, MissingExtraError) or error.name is None or error.name.split(".")[0] == "fgr_edge":
+            raise
+        raise MissingExtraError(
+            f"{error.name} is not installed, this command needs it: pip install 'fgr-edge[{name}]'"
+        ) from error
 
 
 def print_json(document: object) -> None:
