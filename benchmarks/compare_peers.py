@@ -78,8 +78,11 @@ def prepare(contenders: Sequence[Contender], places: Places, measures: Collectio
                 write_scheme_bundle(places.checkpoint, contender.weights, places.model(contender))
             idle = {places.whole(contender)} if "picture" not in measures else set()
             idle |= {places.every(contender)} if "labels" not in measures else set()
-            for path, command in conversions(contender, places):
-                if path not in idle and not path.exists():
+            left = [(path, command) for path, command in conversions(contender, places) if path not in idle]
+            if all(path.exists() for path, _ in left if path != places.text):
+                continue
+            for path, command in left:
+                if not path.exists():
                     convert(command, path, places.models / "logs" / f"convert-{path.name}.log")
         except (OSError, subprocess.SubprocessError) as error:
             failed[contender.name] = f"its model could not be made: {error}"

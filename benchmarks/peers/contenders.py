@@ -82,6 +82,11 @@ class Places:
         """The interpreter of a peer's environment."""
         return self.environments / peer / "venv" / "bin" / "python"
 
+    @property
+    def text(self) -> Path:
+        """The decoder alone, what text-only tools convert; nobody opens it."""
+        return self.models / "text"
+
     def model(self, contender: Contender) -> Path:
         """What the contender opens."""
         if contender.peer == "transformers":
@@ -134,21 +139,20 @@ def conversions(contender: Contender, places: Places) -> list[tuple[Path, list[s
         text, whole = places.model(contender), places.whole(contender)
         return [
             _text(places),
-            (text, _openvino(contender, places, places.models / "text", "text-generation-with-past", text)),
+            (text, _openvino(contender, places, places.text, "text-generation-with-past", text)),
             (whole, _openvino(contender, places, places.checkpoint, "image-text-to-text", whole)),
         ]
     return []
 
 
 def _text(places: Places) -> tuple[Path, list[str]]:
-    text = places.models / "text"
     module = "benchmarks.peers.text_checkpoint"
-    return text, [str(places.python("fgr_edge")), "-m", module, str(places.checkpoint), str(text)]
+    return places.text, [str(places.python("fgr_edge")), "-m", module, str(places.checkpoint), str(places.text)]
 
 
 def _onnxruntime(contender: Contender, places: Places, output: Path, prune: str) -> list[str]:
     builder = [str(places.python(contender.peer)), "-m", "onnxruntime_genai.models.builder"]
-    builder += ["-i", str(places.models / "text"), "-o", str(output), "-p", f"int{contender.bits}", "-e", "cpu"]
+    builder += ["-i", str(places.text), "-o", str(output), "-p", f"int{contender.bits}", "-e", "cpu"]
     builder += ["-c", str(places.models / "cache"), "--extra_options", f"block_size={contender.block}"]
     return [*builder, f"prune_lm_head={prune}", "shared_embeddings=true", "algo_config=rtn"]
 

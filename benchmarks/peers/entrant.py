@@ -19,10 +19,10 @@ from benchmarks.peers.task import Task
 from benchmarks.report import percentiles, ratio
 
 ANSWER_S = 400.0
-MOST_ERROR = {32: 1e-3, 8: 0.25, 4: 0.9}
+MOST_ERROR = {32: 1e-3, 8: 0.25, 4: 1.0}
 """Of the logits, by bits of a weight: beyond it the contender computes something else.
 
-Random weights of the 3B shape lose up to 0.84 with int4; another prompt is 1.3 away."""
+Random weights of the 3B shape lose up to 0.95 with int4; another prompt is 1.3 away."""
 
 
 @dataclass
