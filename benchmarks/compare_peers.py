@@ -11,7 +11,7 @@ picture      from the path of a picture to the first token, for those that run t
 labels       the probabilities of `--labels` names after the same prompt, in each engine's cheapest way; beside it with
              the prompt. For fgr-edge: all of them, and (best) the likeliest with a bound on the rest.
 memory       the process's peak of resident memory, mapped files counted, after the first decode (text), and after the
-             first picture.
+             first picture. With `--measures decode` everybody opens the decoder alone.
 error        norm of the difference of the logits to float32's, both centred, over the norm of float32's, after the
              prompt and after the picture; the document also has that of float32 itself after the prompt reversed: what
              another computation looks like.
@@ -60,6 +60,7 @@ from benchmarks.picture import write_picture
 from benchmarks.report import cell, publish, table
 
 OPEN_S, CONVERT_S = 300.0, 3600.0
+MEASURES = ("decode", "picture", "labels")
 SETTLE_S = 0.25  # a peer's worker threads spin for a while after its last call
 BANDWIDTH_S = 0.3
 
@@ -106,8 +107,10 @@ def convert(command: Sequence[str], output: Path, log: Path) -> None:
         raise
 
 
-def enter(contender: Contender, places: Places, threads: int, names_file: Path) -> Entrant:
-    """Start a contender's process."""
+def enter(
+    contender: Contender, places: Places, threads: int, names_file: Path, measures: Collection[str] = MEASURES
+) -> Entrant:
+    """Start a contender's process. Where texts alone are measured, none has a vision tower open."""
     entrant = Entrant(contender)
     if not places.python(contender.peer).exists():
         entrant.leave(f"no environment; run benchmarks/peers/setup_{contender.peer}.sh")
@@ -116,7 +119,8 @@ def enter(contender: Contender, places: Places, threads: int, names_file: Path) 
     else:
         log = places.models / "logs" / f"{contender.name}.log"
         try:
-            entrant.process = PeerProcess(start_command(contender, places, threads, names_file), log, OPEN_S)
+            command = start_command(contender, places, threads, names_file, text=set(measures) == {"decode"})
+            entrant.process = PeerProcess(command, log, OPEN_S)
         except PeerError as error:
             entrant.leave(str(error))
     return entrant
@@ -256,7 +260,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--most-seconds", type=float, default=math.inf, help="no round starts after so many")
     parser.add_argument("--labels", type=int, default=81)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--measures", default="decode,picture,labels", help="of these, with commas between them")
+    parser.add_argument("--measures", default=",".join(MEASURES), help="of these, with commas between them")
     parser.add_argument("--prepare", action="store_true", help="make all models, measure nothing")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -291,7 +295,7 @@ def main() -> None:
     entrants = []
     try:
         for contender in chosen:
-            entrants.append(entrant := enter(contender, places, options.threads, names_file))
+            entrants.append(entrant := enter(contender, places, options.threads, names_file, options.measures))
             if entrant.reason is None:
                 warm_up(entrant, task, options.measures, reference, scratch)
             elif contender.name in failed:

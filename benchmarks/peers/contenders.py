@@ -106,17 +106,17 @@ class Places:
         return self.models / f"{contender.peer}-{contender.weights}-every"
 
 
-def start_command(contender: Contender, places: Places, threads: int, names: Path) -> list[str]:
-    """What starts the contender's process; `names` is a file of labels."""
+def start_command(contender: Contender, places: Places, threads: int, names: Path, *, text: bool = False) -> list[str]:
+    """What starts the contender's process; `names` is a file of labels. With `text`, it runs the decoder alone."""
     model = places.model(contender)
     command = [str(places.python(contender.peer)), "-m", f"benchmarks.peers.work_{contender.peer}", str(model)]
     command += ["--threads", str(threads), *contender.flags]
     if contender.ours:
-        command += ["--labels", str(names)]
+        command += ["--labels", str(names), *(["--text"] if text else [])]
     if contender.peer == "onnxruntime_genai" and places.every(contender).exists():
         command += ["--every", str(places.every(contender))]
     option = {"openvino_genai": "--pictures", "llama_cpp": "--vision"}.get(contender.peer)
-    if option is not None and places.whole(contender).exists():
+    if option is not None and not text and places.whole(contender).exists():
         command += [option, str(places.whole(contender))]
     return command
 

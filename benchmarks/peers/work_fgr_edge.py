@@ -11,34 +11,58 @@ import numpy as np
 
 from benchmarks.peers.fgr_edge import FgrEdge
 from benchmarks.peers.worker import Floats, Generated, Scored, Seen, ms_since, serve
+from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.confidence import Confidence
 from fgr_edge.runtime.label_trie.label_scorer import DIRECT, LabelScorer
 from fgr_edge.runtime.labels import LabelSet
+from fgr_edge.runtime.model import TextModel
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 
 ROOM = 256
 
 
-class FgrEdgeWorker:
+class TextWorker:
+    """The decoder of a bundle and no more: what is compared with peers that have no vision tower open either."""
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+
+    def decode(self, ids: Sequence[int], new_tokens: int) -> Generated:
+        model, sampler = self._model, Sampler(SamplingConfig())
+        start = time.perf_counter()
+        tokens = [int(self.logits(ids).argmax())]
+        first = time.perf_counter()
+        pieces = [model.prompts.decode(tokens)]
+        while len(tokens) < new_tokens:
+            tokens.append(sampler.next(model.advance(tokens[-1:])))
+            pieces.append(model.prompts.decode(tokens[-1:]))
+        return Generated(tokens, (first - start) * 1e3, ms_since(first), "".join(pieces))
+
+    def labels(self, ids: Sequence[int], labels: Sequence[Sequence[int]]) -> Scored:
+        raise NotImplementedError("opened for texts alone")
+
+    def picture(self, path: Path, text: str) -> Seen:
+        raise NotImplementedError("opened for texts alone")
+
+    def picture_logits(self, path: Path, text: str) -> Floats:
+        raise NotImplementedError("opened for texts alone")
+
+    def logits(self, ids: Sequence[int], branches: int = 0) -> Floats:
+        embeds = self._model.embedding.gather(np.asarray(ids, np.int64))
+        positions = np.tile(np.arange(len(ids)), (3, 1))
+        return self._model.decoder.prefill(embeds, positions, max_new_tokens=ROOM, branches=branches)
+
+
+class FgrEdgeWorker(TextWorker):
     """A bundle, opened; `names` are the labels whose tokens `labels` is asked for."""
 
     def __init__(self, bundle: Path, threads: int, names: Sequence[str]) -> None:
         self._peer = FgrEdge(bundle, bundle.name, threads, ROOM)
         self._recognizer = self._peer._recognizer
+        super().__init__(self._recognizer.model)
         self._names = list(names)
         self._confidence = Confidence.uncalibrated(len(self._names))
         self._scorer: LabelScorer | None = None
-
-    def decode(self, ids: Sequence[int], new_tokens: int) -> Generated:
-        recognizer, sampler = self._recognizer, Sampler(SamplingConfig())
-        start = time.perf_counter()
-        tokens = [int(self.logits(ids).argmax())]
-        first = time.perf_counter()
-        pieces = [recognizer.model.prompts.decode(tokens)]
-        while len(tokens) < new_tokens:
-            tokens.append(sampler.next(recognizer.model.advance(tokens[-1:])))
-            pieces.append(recognizer.model.prompts.decode(tokens[-1:]))
-        return Generated(tokens, (first - start) * 1e3, ms_since(first), "".join(pieces))
 
     def labels(self, ids: Sequence[int], labels: Sequence[Sequence[int]]) -> Scored:
         recognizer = self._recognizer
@@ -62,12 +86,6 @@ class FgrEdgeWorker:
     def picture_logits(self, path: Path, text: str) -> Floats:
         return self._peer.first_logits(path)
 
-    def logits(self, ids: Sequence[int], branches: int = 0) -> Floats:
-        recognizer = self._recognizer
-        embeds = recognizer.model.embedding.gather(np.asarray(ids, np.int64))
-        positions = np.tile(np.arange(len(ids)), (3, 1))
-        return recognizer.model.decoder.prefill(embeds, positions, max_new_tokens=ROOM, branches=branches)
-
 
 def main() -> None:
     """The command line."""
@@ -75,9 +93,16 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--labels", type=Path, required=True, help="a file of names, one a line")
+    parser.add_argument("--text", action="store_true", help="the decoder alone: neither pictures nor labels")
     options = parser.parse_args()
     names = options.labels.read_text(encoding="utf-8").splitlines()
-    serve(("onnxruntime", "numpy"), lambda: FgrEdgeWorker(options.model, options.threads, names))
+
+    def opened() -> TextWorker:
+        if options.text:
+            return TextWorker(TextModel(Bundle.open(options.model), threads=options.threads))
+        return FgrEdgeWorker(options.model, options.threads, names)
+
+    serve(("onnxruntime", "numpy"), opened)
 
 
 if __name__ == "__main__":

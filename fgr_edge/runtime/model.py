@@ -28,25 +28,82 @@ from fgr_edge.runtime.vision import ImageEmbeds, VisionEncoder, VisionSpec
 Floats = npt.NDArray[np.float32]
 
 
-class Model:
-    """The graphs and tables of a bundle, on one engine. Its cache holds one sequence.
+class TextModel:
+    """The decoder and the tables of a bundle, on one engine. Its cache holds one sequence.
+
+    Args:
+        bundle, device, threads: see `recognizer.Recognizer`.
+
+    Attributes:
+        threads: as given.
+        prompts: text to token ids, and back.
+        embedding: the rows of tokens.
+        decoder: the open graph.
+        eos_ids: tokens that end a text; the first one is what the model was taught to write.
+        repetition_penalty: of the checkpoint's generation_config.json.
+        cache_on_host: whether the decoder's buffers are the host's own memory.
+        paired: whether texts are written with pairs of rows, so that guessed tokens have the bits of others: the
+            decoder's products are ours, which do not depend on how many rows are multiplied together.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        EngineError, MissingExtraError: the engine is missing or refuses the graphs.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: Device | None = None, threads: int | None = None) -> None:
+        manifest = bundle.manifest
+        self._graphs = graphs = open_graphs(bundle, device, threads)
+        self._sessions: list[Session] = []
+        self.threads = threads
+        self.embedding = bundle.embedding()
+        self.prompts = PromptBuilder(bundle.file(TOKENIZER), read_spec(PromptSpec, manifest["prompt"], "prompt"))
+        decoder = self._open("decoder.onnx")
+        self.decoder = Decoder(
+            decoder,
+            read_spec(DecoderSpec, manifest["decoder"], "decoder"),
+            open_head(bundle, self._open, screened=graphs.exact_float32),
+        )
+        self.paired = isinstance(decoder, OnnxRuntimeSession) and decoder.has_own_products
+        self.eos_ids = manifest["generation"]["eos_token_ids"]
+        self.repetition_penalty = float(manifest["generation"].get("repetition_penalty", 1.0))
+        self.cache_on_host = graphs.cache_on_host
+
+    @property
+    def products(self) -> str | None:
+        """Whose kernels multiply weights of 4 or 8 bits: "onnxruntime", or ours and by which instructions, as
+        "fgr-edge avx512vnni"; both, where an engine refuses ours for some graphs. None where no graph has such weights,
+        and on TensorRT."""
+        opened = (one.products for one in self._sessions if isinstance(one, OnnxRuntimeSession))
+        return ", ".join(sorted({name for name in opened if name is not None})) or None
+
+    def _open(self, name: str) -> Session:
+        self._sessions.append(self._graphs.session(name))
+        return self._sessions[-1]
+
+    def extend(self, tokens: Sequence[int]) -> Floats:
+        """Append tokens; logits [V] after the last; overwritten by the next call."""
+        return self.decoder.extend(self.embedding.gather(np.asarray(tokens, np.int64)))
+
+    def advance(self, tokens: Sequence[int]) -> LazyLogits:
+        """As `extend`; the logits are computed as far as somebody asks for them."""
+        return self.decoder.advance(self.embedding.gather(np.asarray(tokens, np.int64)))
+
+    def write(self, tokens: Sequence[int]) -> LazyLogits:
+        """As `advance`, for texts that may be guessed: see `paired`."""
+        if not self.paired:
+            return self.advance(tokens)
+        return self.decoder.advance_paired(self.embedding.gather(np.asarray(tokens, np.int64)))
+
+
+class Model(TextModel):
+    """All graphs and tables of a bundle.
 
     Args:
         bundle, device, threads, fast_pictures: see `recognizer.Recognizer`.
 
     Attributes:
-        threads: as given.
         image: the preprocessing numbers.
-        prompts: text to token ids, and back.
-        embedding: the rows of tokens.
-        vision, decoder: the open graphs.
-        eos_ids: tokens that end a text; the first one is what the model was taught to write.
-        repetition_penalty: of the checkpoint's generation_config.json.
-        cache_on_host: whether the decoder's buffers are the host's own memory.
-        products: whose kernels multiply weights of 4 or 8 bits: "onnxruntime", or ours and by which instructions, as
-            "fgr-edge avx512vnni"; None where no graph has such weights, and on TensorRT.
-        paired: whether texts are written with pairs of rows, so that guessed tokens have the bits of others: the
-            decoder's products are ours, which do not depend on how many rows are multiplied together.
+        vision: the open graph.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -61,30 +118,12 @@ class Model:
         threads: int | None = None,
         fast_pictures: bool = False,
     ) -> None:
-        manifest = bundle.manifest
-        graphs = open_graphs(bundle, device, threads)
-        self.threads, self._fast_pictures = threads, fast_pictures
-        self.image = read_spec(ImageConfig, manifest["image"], "image")
-        self.embedding = bundle.embedding()
-        self.prompts = PromptBuilder(bundle.file(TOKENIZER), read_spec(PromptSpec, manifest["prompt"], "prompt"))
-        sessions: list[Session] = []
-
-        def session(name: str) -> Session:
-            sessions.append(graphs.session(name))
-            return sessions[-1]
-
-        self.vision = VisionEncoder(session("vision.onnx"), read_spec(VisionSpec, manifest["vision"], "vision"))
-        decoder = session("decoder.onnx")
-        self.decoder = Decoder(
-            decoder,
-            read_spec(DecoderSpec, manifest["decoder"], "decoder"),
-            open_head(bundle, session, screened=graphs.exact_float32),
+        super().__init__(bundle, device=device, threads=threads)
+        self._fast_pictures = fast_pictures
+        self.image = read_spec(ImageConfig, bundle.manifest["image"], "image")
+        self.vision = VisionEncoder(
+            self._open("vision.onnx"), read_spec(VisionSpec, bundle.manifest["vision"], "vision")
         )
-        self.products = _products(sessions)
-        self.paired = isinstance(decoder, OnnxRuntimeSession) and decoder.has_own_products
-        self.eos_ids = manifest["generation"]["eos_token_ids"]
-        self.repetition_penalty = float(manifest["generation"].get("repetition_penalty", 1.0))
-        self.cache_on_host = graphs.cache_on_host
 
     def patches(self, image: ImageInput) -> Patches:
         """The preprocessed picture.
@@ -114,23 +153,3 @@ class Model:
             deepstack=feed.deepstack,
             prefix=prefix,
         )
-
-    def extend(self, tokens: Sequence[int]) -> Floats:
-        """Append tokens; logits [V] after the last; overwritten by the next call."""
-        return self.decoder.extend(self.embedding.gather(np.asarray(tokens, np.int64)))
-
-    def advance(self, tokens: Sequence[int]) -> LazyLogits:
-        """As `extend`; the logits are computed as far as somebody asks for them."""
-        return self.decoder.advance(self.embedding.gather(np.asarray(tokens, np.int64)))
-
-    def write(self, tokens: Sequence[int]) -> LazyLogits:
-        """As `advance`, for texts that may be guessed: see `paired`."""
-        if not self.paired:
-            return self.advance(tokens)
-        return self.decoder.advance_paired(self.embedding.gather(np.asarray(tokens, np.int64)))
-
-
-def _products(sessions: Sequence[Session]) -> str | None:
-    """Of all graphs together; they differ where an engine refuses our products for some of them."""
-    names = {one.products for one in sessions if isinstance(one, OnnxRuntimeSession) and one.products is not None}
-    return ", ".join(sorted(names)) or None
