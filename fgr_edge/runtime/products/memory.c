@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 
 /* Pieces are cut from the front of a mapping, which goes when its last piece does. What is never cut is never touched
-   and takes no memory, but for the rest of a huge page. */
+   and takes no memory, but for the rest of a huge page: mappings are large, so that there are few such rests. */
 typedef struct mapping {
     struct mapping *next;
     char *start;          /* of the mapping */
@@ -14,16 +14,24 @@ typedef struct mapping {
     size_t pieces;
 } mapping;
 
-enum { HUGE = 2 << 20, LEAST = 32 << 20 };
+enum { HUGE = 2 << 20, LEAST = 512 << 20 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mapping *mappings; /* the newest first */
+
+static char *area(size_t bytes) {
+    return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
 
 static mapping *map(size_t bytes) {
     mapping *m = malloc(sizeof *m);
     if (!m) return NULL;
     m->size = (bytes > LEAST ? bytes : LEAST) + HUGE;
-    m->start = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    m->start = area(m->size);
+    if (m->start == MAP_FAILED) { /* where a system promises no more than it has */
+        m->size = bytes + HUGE;
+        m->start = area(m->size);
+    }
     if (m->start == MAP_FAILED) {
         free(m);
         return NULL;
