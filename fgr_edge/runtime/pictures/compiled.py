@@ -41,6 +41,8 @@ class _Picture(ctypes.Structure):
         ("matrix", ctypes.c_void_p),
         ("width", ctypes.c_int32),
         ("height", ctypes.c_int32),
+        ("first", ctypes.c_int32),
+        ("last", ctypes.c_int32),
     )
 
 
@@ -87,7 +89,7 @@ class ImagePixels:
     def rows(self, first: int, last: int) -> Pixels:
         try:
             memory, address = _in_place(self._image)
-            first = 0
+            first, last = 0, self.height
         except (AttributeError, ValueError):
             part = self._image.crop((0, first, self.width, last))
             try:
@@ -95,9 +97,9 @@ class ImagePixels:
             except (AttributeError, ValueError):
                 copy = np.frombuffer(part.tobytes("raw", "RGBX"), np.uint8)
                 memory, address = copy, copy.ctypes.data
-        numbers = np.arange(self.height, dtype=np.intp) - first  # of other rows than these nothing is read
-        rows = address + 4 * self.width * numbers
-        return Pixels(_Picture(rows=rows.ctypes.data, width=self.width, height=self.height), (memory, rows))
+        rows = address + 4 * self.width * (np.arange(self.height, dtype=np.intp) - first)
+        picture = _Picture(rows=rows.ctypes.data, width=self.width, height=self.height, first=first, last=last)
+        return Pixels(picture, (memory, rows))
 
 
 class FramePixels:
@@ -123,6 +125,8 @@ class FramePixels:
             matrix=numbers.ctypes.data,
             width=self.width,
             height=self.height,
+            first=0,
+            last=self.height,
         )
         self._pixels = Pixels(picture, (*planes, numbers))
 
@@ -173,7 +177,7 @@ def resampled(
     first, last = rows or (0, height)
     result = np.empty((last - first, width, 3), np.uint8)
     scale = source.height / height
-    reach = 2 * max(1.0, scale) + 3  # of the kernel; and some rows that have no weight
+    reach = 2 * max(1.0, scale) + 1  # of the kernel
 
     def part(low: int, high: int) -> None:
         low, high = first + low, first + high

@@ -23,6 +23,7 @@ typedef struct {
     ptrdiff_t y_stride, colours_stride;
     const float *matrix;           /* [3, 4]: what R, G and B are of Y, Cb, Cr and 1 */
     int32_t width, height;
+    int32_t first, last;           /* rows [first, last) are there; others have no weight in what is asked for */
 } fgr_picture;
 
 /* What each of some results is a weighted sum of. */

@@ -13,7 +13,7 @@ typedef struct {
     const fgr_picture *picture;
     const fgr_passes *passes;
     fgr_weights horizontal, vertical; /* of all columns; of the rows that are asked for */
-    int first, last;                  /* rows of the picture that they depend on, some maybe behind its end */
+    int first, last;                  /* rows of the picture that they have weights for, some of them 0 */
     int width, count;                 /* of the result */
 } fgr_work;
 
@@ -29,7 +29,7 @@ static void close_rows(fgr_rows *rows) {
     memset(rows, 0, sizeof *rows);
 }
 
-/* `count` rows from `first` on, each at least `width` pixels long; behind the picture's end its last one. */
+/* `count` rows from `first` on, each at least `width` pixels long. For one that is not there: the nearest that is. */
 static int open_rows(const fgr_work *work, int first, int count, int width, fgr_rows *opened) {
     const fgr_picture *picture = work->picture;
     const int own = picture->rows && width == picture->width;
@@ -38,7 +38,8 @@ static int open_rows(const fgr_work *work, int first, int count, int width, fgr_
     opened->copies = own ? NULL : calloc((size_t)count, bytes);
     if (!opened->rows || (!own && !opened->copies)) return -1;
     for (int i = 0; i < count; i++) {
-        const ptrdiff_t row = first + i < picture->height ? first + i : picture->height - 1;
+        const ptrdiff_t wanted = first + i, most = picture->last - 1;
+        const ptrdiff_t row = wanted < picture->first ? picture->first : wanted > most ? most : wanted;
         uint8_t *copy = own ? NULL : opened->copies + (size_t)i * bytes;
         opened->rows[i] = own ? picture->rows[row] : copy;
         if (!picture->rows)

@@ -146,18 +146,30 @@ static void check_pictures(const fgr_passes *set) {
     uint8_t *of_frame = bytes(size), *of_rows = bytes(size);
     const uint8_t **rows = malloc(sizeof *rows * (size_t)height);
     if (!rows) exit(2);
-    const fgr_picture frame = {NULL, y, colours, width, width, matrix, width, height};
+    const fgr_picture frame = {NULL, y, colours, width, width, matrix, width, height, 0, height};
     for (int row = 0; row < height; row++) {
         uint8_t *pixels = bytes(4 * (size_t)width);
         fgr_frame_rows(&frame, row, row + 1, pixels);
         rows[row] = pixels;
     }
-    const fgr_picture picture = {rows, NULL, NULL, 0, 0, NULL, width, height};
     if (fgr_resample(&frame, to_width, to_height, 0, to_height, columns_first, of_frame)) exit(2);
-    uint8_t *second = of_rows + 3 * (size_t)(to_width * middle);
-    if (middle && fgr_resample(&picture, to_width, to_height, 0, middle, columns_first, of_rows)) exit(2);
-    if (middle < to_height && fgr_resample(&picture, to_width, to_height, middle, to_height, columns_first, second))
-        exit(2);
+    const int until[2] = {middle, to_height};
+    for (int part = 0, from = 0; part < 2; from = until[part++]) {
+        if (from == until[part]) continue;
+        /* The rows that the kernel reaches are there, and the others may not be looked at. */
+        const double scale = (double)height / to_height, reach = 2 * (scale < 1 ? 1 : scale) + 1;
+        const int first = (int)(from * scale - reach), last = (int)(until[part] * scale + reach) + 1;
+        const fgr_picture picture = {rows,  NULL,   NULL, 0, 0, NULL, width, height, first < 0 ? 0 : first,
+                                     last > height ? height : last};
+        const uint8_t *hidden[240];
+        for (int row = 0; row < height; row++) {
+            hidden[row] = rows[row];
+            if (row < picture.first || row >= picture.last) rows[row] = NULL;
+        }
+        uint8_t *result = of_rows + 3 * (size_t)(to_width * from);
+        if (fgr_resample(&picture, to_width, to_height, from, until[part], columns_first, result)) exit(2);
+        memcpy(rows, hidden, sizeof *rows * (size_t)height);
+    }
     if (memcmp(of_frame, of_rows, size)) fail(set, "a picture in parts", middle);
     for (int row = 0; row < height; row++) free((void *)rows[row]);
     free(rows);
