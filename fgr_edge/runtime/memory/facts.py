@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from fgr_edge.errors import BundleError, ConfigError
+from fgr_edge.runtime.decoder import CHUNK_TOKENS
 from fgr_edge.runtime.label_trie.best_first import BEST_FIRST_NODES
 from fgr_edge.runtime.manifest import Manifest
 
@@ -19,7 +20,7 @@ Part = Literal["vision", "decoder", "head"]
 THOUGHT_TOKENS = 1024  # the longest answer that the recognizer leaves room for
 TEXT_TOKENS = 64  # of a prompt around its picture: the chat template and the usual questions take 39
 CACHE_STEP = 256  # the cache grows in steps of so many slots
-PREFILL_CHUNK = 512  # of engines' profiles; ONNX Runtime takes a prompt in one call
+ENGINE_CHUNK_TOKENS = 512  # of engines' profiles
 
 # Stored bytes of a weight with its scales and zero points.
 BYTES_PER_WEIGHT = {
@@ -148,8 +149,8 @@ class MemoryFacts:
             facts = _reexported(facts, precision)
         if pixels is not None:
             saved = facts.image_tokens - replace(facts, pixels=pixels).image_tokens
-            left = facts.tokens - saved
-            facts = replace(facts, pixels=pixels, tokens=left, prefill_tokens=_prefill(facts.target, left, facts))
+            facts = replace(facts, pixels=pixels, tokens=facts.tokens - saved)
+            facts = replace(facts, prefill_tokens=_prefill(facts))
         if tokens is not None:
             facts = replace(facts, tokens=tokens, prefill_tokens=min(facts.prefill_tokens, tokens))
         return facts
@@ -223,12 +224,14 @@ def _with_lengths(facts: MemoryFacts, tokens: int | None, most: int) -> MemoryFa
             f"{wanted} tokens have no room for the largest picture and its question, {facts.prompt_tokens} tokens; "
             "plan more tokens, or a smaller picture (--image-size)"
         )
-    return replace(facts, tokens=wanted, prefill_tokens=_prefill(facts.target, wanted, facts))
+    facts = replace(facts, tokens=wanted)
+    return replace(facts, prefill_tokens=_prefill(facts))
 
 
-def _prefill(target: Target, tokens: int, facts: MemoryFacts) -> int:
-    most = min(facts.prompt_tokens, tokens)
-    return most if target in ("cpu", "cuda") else min(PREFILL_CHUNK, most)
+def _prefill(facts: MemoryFacts) -> int:
+    """Tokens of a prompt that go through the decoder at once."""
+    chunk = CHUNK_TOKENS if facts.target in ("cpu", "cuda") else ENGINE_CHUNK_TOKENS
+    return min(chunk, facts.prompt_tokens, facts.tokens)
 
 
 def _working_bytes(manifest: Manifest) -> int:

@@ -17,6 +17,7 @@ from benchmarks.memory_plan import facts_of
 from benchmarks.random_checkpoint import QWEN_3B, SHAPES
 from fgr_edge.errors import BundleError, ConfigError
 from fgr_edge.runtime.bundle import Bundle
+from fgr_edge.runtime.decoder import CHUNK_TOKENS
 from fgr_edge.runtime.memory.advice import advised, plan_table
 from fgr_edge.runtime.memory.devices import DEVICES, GIB, MIB, PlanDevice, find_device
 from fgr_edge.runtime.memory.facts import MemoryFacts, Target, read_facts
@@ -177,6 +178,12 @@ def test_a_gpu_with_its_own_memory_is_asked_for_the_gpus_part_alone() -> None:
     assert plan_memory(facts, replace(own, memory_bytes=on_gpu - 1)).fits is False
     assert plan_memory(facts, replace(own, host_bytes=host - 1)).fits is False
     assert plan_memory(facts_3b("cpu"), own).fits is None  # a host of which nothing is known
+
+
+def test_a_long_prompt_is_planned_in_the_chunks_that_the_decoder_reads() -> None:
+    long, short = (facts_3b().changed(pixels=pixels) for pixels in (1920 * 1080, 224 * 224))
+    assert long.prompt_tokens > long.prefill_tokens == CHUNK_TOKENS
+    assert short.prompt_tokens == short.prefill_tokens < CHUNK_TOKENS
 
 
 def test_no_plan_without_room_for_the_picture(tiny_models: TinyModels) -> None:
