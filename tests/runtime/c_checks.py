@@ -25,7 +25,13 @@ def compiled(check: Path, sources: Path, folder: Path, compiler: str, *options: 
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
     program = folder / check.stem
-    flags = [*(flag for flag in FLAGS if flag != "-shared"), "-Werror", f"-I{sources}", *options]
+    flags = [
+        *(flag for flag in FLAGS if flag != "-shared"),
+        "-Werror",
+        f"-I{sources}",
+        f"-I{Path(__file__).parent}",
+        *options,
+    ]
     files = [str(path) for path in (*sources.glob("*.c"), check)]
     done = subprocess.run([compiler, *flags, "-o", str(program), *files, "-lm"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -87,16 +87,13 @@ class ImagePixels:
         self._image = image
 
     def rows(self, first: int, last: int) -> Pixels:
-        try:
-            memory, address = _in_place(self._image)
-            first, last = 0, self.height
-        except (AttributeError, ValueError):
+        found = _in_place(self._image)
+        if found is None:
             part = self._image.crop((0, first, self.width, last))
-            try:
-                memory, address = _in_place(part)
-            except (AttributeError, ValueError):
-                copy = np.frombuffer(part.tobytes("raw", "RGBX"), np.uint8)
-                memory, address = copy, copy.ctypes.data
+            found = _in_place(part) or _copied(part)
+        else:
+            first, last = 0, self.height
+        memory, address = found
         rows = address + 4 * self.width * (np.arange(self.height, dtype=np.intp) - first)
         picture = _Picture(rows=rows.ctypes.data, width=self.width, height=self.height, first=first, last=last)
         return Pixels(picture, (memory, rows))
@@ -225,18 +222,23 @@ def _shared(part: Callable[[int, int], None], count: int, parts: int, threads: i
     in_threads(lambda low: part(low, min(low + step, count)), range(0, count, step), threads)
 
 
-def _in_place(image: Image.Image) -> tuple[object, int]:
-    """What keeps an image's memory, and the address of its first pixel, of four bytes.
-
-    Raises:
-        AttributeError: this Pillow does not tell.
-        ValueError: it lies in several pieces.
-    """
-    _, capsule = image.__arrow_c_array__()
+def _in_place(image: Image.Image) -> tuple[object, int] | None:
+    """What keeps an image's memory, and the address of its first pixel, of four bytes; None where Pillow does not tell,
+    or they lie in several pieces."""
+    try:
+        _, capsule = image.__arrow_c_array__()
+    except (AttributeError, ValueError):
+        return None
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     column = ctypes.cast(get(capsule, b"arrow_array"), ctypes.POINTER(_ArrowArray)).contents
     return capsule, column.children[0].contents.buffers[1]
+
+
+def _copied(image: Image.Image) -> tuple[object, int]:
+    """The same of a copy."""
+    copy = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+    return copy, copy.ctypes.data
 
 
 def _library() -> Any:

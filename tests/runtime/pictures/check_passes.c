@@ -10,17 +10,9 @@
 #include <string.h>
 
 #include "picture.h"
+#include "random_bits.h"
 
 enum { ROUNDS = 300, GUARD = 64, MOST = 200 };
-
-static uint32_t state = 2463534242u;
-
-static uint32_t any(void) {
-    state ^= state << 13;
-    state ^= state >> 17;
-    state ^= state << 5;
-    return state;
-}
 
 static int up_to(int most) { return (int)(any() % (uint32_t)most); }
 

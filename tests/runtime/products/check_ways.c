@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "product.h"
+#include "random_bits.h"
 
 enum { ROWS = 13, GUARD = 64 };
 
@@ -25,15 +26,6 @@ typedef struct {
 typedef struct {
     double value, allowed;
 } expected;
-
-static uint32_t state = 2463534242u;
-
-static uint32_t any(void) {
-    state ^= state << 13;
-    state ^= state >> 17;
-    state ^= state << 5;
-    return state;
-}
 
 static float uniform(void) { return (float)any() / 2147483648.0f - 1; }
 
