@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+DISK_BYTES = 1_000_000_000  # that exported models of one run take at most at a time (0.84 GB seen)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """One line on a full disk, in place of an error a test."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < DISK_BYTES:
+        pytest.exit(
+            f"{folder} has {free / 1e6:.0f} MB free, the tests write up to {DISK_BYTES / 1e6:.0f} MB at a time: "
+            "make room, or set TMPDIR to a folder elsewhere",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
 
 
 @pytest.fixture(scope="session")
