@@ -27,7 +27,11 @@ OP vint int_minus(vint a, vint b) { return _mm512_sub_epi32(a, b); }
 OP vint int_times(vint a, vint b) { return _mm512_mullo_epi32(a, b); }
 OP vint lower_halves(vint x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 OP vint upper_halves(vint x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
-OP vint dot(vint sums, vint levels, vint inputs) { return _mm512_dpbusd_epi32(sums, levels, inputs); }
+/* _mm512_dpbusd_epi32, whose sums GCC 12 copies from register to register and onto the stack: 0.6 times as fast. */
+OP vint dot(vint sums, vint levels, vint inputs) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(levels), "v"(inputs));
+    return sums;
+}
 OP vfloat float_all(float x) { return _mm512_set1_ps(x); }
 OP vfloat float_load(const void *p) { return _mm512_loadu_ps(p); }
 OP vfloat float_load_short(const void *p) {
