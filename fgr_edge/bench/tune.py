@@ -95,7 +95,7 @@ def tune(
     """
     machine, before = this_machine(), Snapshot.take()
     counts = _thread_counts(machine.cores)
-    own = _has_own_products(bundle)
+    own = _has_own_kernels(bundle)
     total = rounds * (len(counts) + 2 * (_COMPARISONS - 1 - (not own)))
     comparisons = _Comparisons(measure or _Answer(bundle).times, rounds, clock, progress, total)
     compare = comparisons.compare
@@ -180,10 +180,10 @@ def _faster(
     return candidates[fastest] if times[fastest] * WORTH < times[0] else candidates[0]
 
 
-def _has_own_products(bundle: Bundle) -> bool:
-    """Whether our products can be used here, and a graph of the bundle has any."""
+def _has_own_kernels(bundle: Bundle) -> bool:
+    """Whether our kernels can be used here, and a graph of the bundle has any of their operators."""
     graphs = [name for name in bundle.manifest["files"] if name.endswith(".onnx")]
-    return library.instructions() is not None and any(library.multiplies(bundle.file(name)) for name in graphs)
+    return library.instructions() is not None and any(library.computes(bundle.file(name)) for name in graphs)
 
 
 def _thread_counts(cores: int) -> list[int]:

@@ -9,6 +9,7 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")))
 #define LANES 16
 #define MOST_ROWS 4
+#define COLUMNS 4
 #define IS_SIGNED 0
 #define OP TARGET static inline __attribute__((always_inline))
 
@@ -41,8 +42,21 @@ OP void float_store(float *p, vfloat x) { _mm512_storeu_ps(p, x); }
 OP vfloat float_of(vint x) { return _mm512_cvtepi32_ps(x); }
 OP vfloat float_times(vfloat a, vfloat b) { return _mm512_mul_ps(a, b); }
 OP vfloat float_plus_times(vfloat sum, vfloat a, vfloat b) { return _mm512_fmadd_ps(a, b, sum); }
+OP vfloat float_plus(vfloat a, vfloat b) { return _mm512_add_ps(a, b); }
+OP vfloat float_larger(vfloat a, vfloat b) { return _mm512_max_ps(a, b); }
+OP float float_largest(vfloat x) { return _mm512_reduce_max_ps(x); }
+OP vfloat float_power(vfloat x) {
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(x), 23), _mm512_set1_epi32(0x3f800000))
+    );
+}
+OP vfloat float_unless_below(vfloat y, vfloat x, float least) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(least), _CMP_NLT_UQ), y);
+}
 
 #include "tiles.h"
+
+#include "attend.h"
 
 static int supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -50,6 +64,6 @@ static int supported(void) {
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
-const fgr_way fgr_avx512vnni = {"avx512vnni", supported, WIDTH, IS_SIGNED, prepare, multiply};
+const fgr_way fgr_avx512vnni = {"avx512vnni", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend};
 
 #endif

@@ -10,6 +10,7 @@
 #define TARGET __attribute__((target("avx2,avxvnni,fma")))
 #define LANES 8
 #define MOST_ROWS 2
+#define COLUMNS 2
 #define IS_SIGNED 0
 #define OP TARGET static inline __attribute__((always_inline))
 
@@ -42,8 +43,25 @@ OP void float_store(float *p, vfloat x) { _mm256_storeu_ps(p, x); }
 OP vfloat float_of(vint x) { return _mm256_cvtepi32_ps(x); }
 OP vfloat float_times(vfloat a, vfloat b) { return _mm256_mul_ps(a, b); }
 OP vfloat float_plus_times(vfloat sum, vfloat a, vfloat b) { return _mm256_fmadd_ps(a, b, sum); }
+OP vfloat float_plus(vfloat a, vfloat b) { return _mm256_add_ps(a, b); }
+OP vfloat float_larger(vfloat a, vfloat b) { return _mm256_max_ps(a, b); }
+OP float float_largest(vfloat x) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+OP vfloat float_power(vfloat x) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(x), 23), _mm256_set1_epi32(0x3f800000))
+    );
+}
+OP vfloat float_unless_below(vfloat y, vfloat x, float least) {
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(least), _CMP_LT_OQ), y);
+}
 
 #include "tiles.h"
+
+#include "attend.h"
 
 /* Not every compiler's __builtin_cpu_supports knows the name. */
 static int supported(void) {
@@ -53,6 +71,6 @@ static int supported(void) {
            (a & avx_vnni) != 0;
 }
 
-const fgr_way fgr_avxvnni = {"avxvnni", supported, WIDTH, IS_SIGNED, prepare, multiply};
+const fgr_way fgr_avxvnni = {"avxvnni", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend};
 
 #endif

@@ -18,6 +18,7 @@
 #endif
 #define LANES 4
 #define MOST_ROWS 4
+#define COLUMNS 4
 #define IS_SIGNED 1
 #define OP TARGET static inline __attribute__((always_inline))
 
@@ -53,8 +54,19 @@ OP void float_store(float *p, vfloat x) { vst1q_f32(p, x); }
 OP vfloat float_of(vint x) { return vcvtq_f32_s32(x); }
 OP vfloat float_times(vfloat a, vfloat b) { return vmulq_f32(a, b); }
 OP vfloat float_plus_times(vfloat sum, vfloat a, vfloat b) { return vfmaq_f32(sum, a, b); }
+OP vfloat float_plus(vfloat a, vfloat b) { return vaddq_f32(a, b); }
+OP vfloat float_larger(vfloat a, vfloat b) { return vmaxq_f32(a, b); }
+OP float float_largest(vfloat x) { return vmaxvq_f32(x); }
+OP vfloat float_power(vfloat x) {
+    return vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(x), 23), vdupq_n_s32(0x3f800000)));
+}
+OP vfloat float_unless_below(vfloat y, vfloat x, float least) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, vdupq_n_f32(least))));
+}
 
 #include "tiles.h"
+
+#include "attend.h"
 
 static int supported(void) {
 #if defined(__linux__)
@@ -69,6 +81,6 @@ static int supported(void) {
 #endif
 }
 
-const fgr_way fgr_neondot = {"neondot", supported, WIDTH, IS_SIGNED, prepare, multiply};
+const fgr_way fgr_neondot = {"neondot", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend};
 
 #endif

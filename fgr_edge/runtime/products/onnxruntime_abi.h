@@ -25,7 +25,7 @@ typedef struct {
 } ort_base;
 
 enum { ORT_VERSION = 17, ORT_FAIL = 1, ORT_NOT_IMPLEMENTED = 9 };
-enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT32 = 6 };
+enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT32 = 6, ORT_INT64 = 7 };
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
 #define ORT_CREATE_STATUS(t) ((ort_status * (*)(int, const char *))(t)[0])
@@ -36,6 +36,7 @@ enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 #define ORT_RANK(t) ((ort_status * (*)(const ort_shape *, size_t *))(t)[61])
 #define ORT_DIMENSIONS(t) ((ort_status * (*)(const ort_shape *, int64_t *, size_t))(t)[62])
 #define ORT_SHAPE(t) ((ort_status * (*)(const ort_value *, ort_shape **))(t)[65])
+#define ORT_FLOAT_ATTRIBUTE(t) ((ort_status * (*)(const ort_info *, const char *, float *))(t)[85])
 #define ORT_ATTRIBUTE(t) ((ort_status * (*)(const ort_info *, const char *, int64_t *))(t)[86])
 #define ORT_INPUT(t) ((ort_status * (*)(const ort_context *, size_t, const ort_value **))(t)[90])
 #define ORT_OUTPUT(t) ((ort_status * (*)(ort_context *, size_t, const int64_t *, size_t, ort_value **))(t)[91])

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "attention.h"
+
 /* W [N, K] as it is stored. */
 typedef struct {
     const uint8_t *levels;      /* [N, blocks, block * bits / 8]; with 4 bits the first of two in the lower half */
@@ -53,6 +55,9 @@ typedef struct {
     void (*prepare)(const fgr_packed *w, const float *x, size_t from, size_t until, void *prepared);
     /* Columns of strips [first, last) of y [count, N]. */
     void (*multiply)(const fgr_packed *w, const void *prepared, size_t count, size_t first, size_t last, float *y);
+    /* One part each; see attention.h. */
+    void (*collect)(const fgr_attention *a, size_t part);
+    void (*attend)(const fgr_attention *a, size_t part);
 } fgr_way;
 
 /* GCC knows these instructions since version 11. */

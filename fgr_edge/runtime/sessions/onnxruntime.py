@@ -90,12 +90,10 @@ def _session_options(ort: Any, threads: int | None, settings: SessionSettings) -
     return options
 
 
-def _products(path: Path, device: Device, settings: SessionSettings) -> str | None:
-    """Whose products a graph is to be opened with; see `OnnxRuntimeSession.products`."""
-    if not library.multiplies(path):
-        return None
-    own = library.instructions() if device == "cpu" and settings.products == "fgr-edge" else None
-    return ONNXRUNTIME if own is None else f"fgr-edge {own}"
+def _own_kernels(path: Path, device: Device, settings: SessionSettings) -> str | None:
+    """The instructions of our own kernels, where a graph is to be opened with them."""
+    wanted = device == "cpu" and settings.products == "fgr-edge" and library.computes(path)
+    return library.instructions() if wanted else None
 
 
 class HostBuffer(HostArray):
@@ -167,14 +165,16 @@ class OnnxRuntimeSession:
             )
         if device == "cuda":
             _load_cuda_libraries(ort)
-        self.products = _products(path, device, settings)
         try:
-            self._session, weights = self._opened(path, threads, settings)
+            own, (self._session, weights) = self._opened(path, threads, settings)
         except self._errors as error:
             raise EngineError(
                 f"onnxruntime {ort.__version__} cannot load {path.name}: {error}; expected a graph that this "
                 "engine reads: update onnxruntime, or export the bundle again"
             ) from error
+        self.products = None
+        if library.multiplies(path):
+            self.products = ONNXRUNTIME if own is None else f"fgr-edge {own}"
         # Where bound calls keep the session alive, they keep what it reads.
         self._session._fgr_edge_weights = weights
         if provider not in self._session.get_providers():
@@ -193,19 +193,23 @@ class OnnxRuntimeSession:
         """Whether weights of 4 or 8 bits are multiplied by our kernels."""
         return self.products not in (None, ONNXRUNTIME)
 
-    def _opened(self, path: Path, threads: int | None, settings: SessionSettings) -> tuple[Any, MappedWeights | None]:
-        """The engine's session, and the weights that it reads; with its own products where it refuses ours."""
-        if self.has_own_products:
+    def _opened(
+        self, path: Path, threads: int | None, settings: SessionSettings
+    ) -> tuple[str | None, tuple[Any, MappedWeights | None]]:
+        """The instructions of our kernels, None where the engine's own are used, because it refuses ours or there are
+        none; and what `_open` gives."""
+        own = _own_kernels(path, self._device, settings)
+        if own is not None:
             try:
-                return self._open(path, threads, settings, own=True)
+                return own, self._open(path, threads, settings, own=True)
             except self._errors as error:
-                log.info("%s is opened with onnxruntime's products, ours were refused: %s", path.name, error)
-                self.products = ONNXRUNTIME
-        return self._open(path, threads, settings, own=False)
+                log.info("%s is opened with onnxruntime's kernels, ours were refused: %s", path.name, error)
+        return None, self._open(path, threads, settings, own=False)
 
     def _open(
         self, path: Path, threads: int | None, settings: SessionSettings, *, own: bool
     ) -> tuple[Any, MappedWeights | None]:
+        """The engine's session, and the weights that it reads."""
         ort = self._ort
         options = _session_options(ort, threads, settings)
         if own:
