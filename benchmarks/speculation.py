@@ -13,8 +13,6 @@ bundles     `Recognizer` in reason mode, with and without speculation, on photog
               learning         speculation from nothing: what it guesses from is what it wrote in this round.
               phrases          and from the phrases that are stored in the bundle.
               phrases, rounded as that, near ties not made again (`speculate="rounded"`).
-            plain, single rows   without the copy that a token is computed with where products are our own, so that
-                             its bits are those of a guessed one: what plain writing would take if nobody guessed.
 
 rows        a decoder call of several tokens, beside one of one token, on bundles of any size: random tokens, logits of
             every row read. Tokens a step over this is what speculation can gain.
@@ -54,10 +52,9 @@ Ids = list[int]
 One = TypeVar("One")
 CONFIGS = ((8, 1), (8, BRANCHES), (16, BRANCHES))  # rows of a call, branches of a node
 CONTEXT, CALLS = 400, 8  # tokens in the cache when calls are timed; calls of a size in a round
-PLAIN, SINGLE = "plain", "plain, single rows"
+PLAIN = "plain"
 VARIANTS: dict[str, tuple[bool, Any]] = {  # phrases in the bundle, speculate
     PLAIN: (False, False),
-    SINGLE: (False, False),
     "learning": (False, True),
     "phrases": (True, True),
     "phrases, rounded": (True, "rounded"),
@@ -204,7 +201,6 @@ def one_round(
     for name in turned(list(VARIANTS), turn):
         stored, speculate = VARIANTS[name]
         variants[name] = Recognizer(places[stored], labels, threads=threads, speculate=speculate)
-        variants[name].model.paired &= name != SINGLE
         variants[name](warm, mode="reason")
     told = {name: Told() for name in VARIANTS}
     before = {name: copy(one.speculated) for name, one in variants.items()}
@@ -276,14 +272,12 @@ def summary(rounds: Sequence[dict[str, Told]]) -> dict[str, Any]:
     for name in VARIANTS:
         told = [one[name] for one in rounds]
         gains = [one[name].tokens_per_s / one[PLAIN].tokens_per_s for one in rounds]
-        single = [one[name].tokens_per_s / one[SINGLE].tokens_per_s for one in rounds]
         sooner = [one[PLAIN].total_ms / one[name].total_ms for one in rounds]
-        speculated = name not in (PLAIN, SINGLE)
+        speculated = name != PLAIN
         found[name] = {
             "tokens_per_s": round(statistics.median(one.tokens_per_s for one in told), 1),
             "of_plain": round(statistics.median(gains), 3),
             "of_plain_range": [round(min(gains), 3), round(max(gains), 3)],
-            "of_single_rows": round(statistics.median(single), 3),
             "answers_per_s_of_plain": round(statistics.median(sooner), 3),
             "tokens": sum(one.tokens for one in told),
             "texts_that_differ": sum(one.differ for one in told),

@@ -339,8 +339,6 @@ def recorded(recognizer: Recognizer) -> list[int]:
 
     recognizer.model.extend = recording(extend)  # type: ignore[method-assign]
     recognizer.model.advance = recording(advance)  # type: ignore[method-assign]
-    if recognizer.model.paired:
-        recognizer.model.write = recording(recognizer.model.write)  # type: ignore[method-assign]
     speculation = recognizer._reader.speculation
     if speculation is not None:
         speculation.advance = recording(speculation.advance)  # type: ignore[method-assign]

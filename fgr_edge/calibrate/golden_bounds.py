@@ -52,9 +52,9 @@ _HALF_CACHE = 1e-2  # KV in float16, whatever the weights are
 _FIXED_SCALES = {"w8a8": 0.1, "fp8": 0.2}
 JITTERS = 3.0
 
-# Of a session's own outputs once more, where its products have the same bits whatever is multiplied with them. What is
-# left is attention, whose last bits depend on that (6e-7 on nano in int8), and what it moves over the edge of a level:
-# no more than rounding everything anew, 0.0065.
+# Of a session's own outputs once more, where its products and attention have the same bits whatever is computed with
+# them. What is left are operators of the engine's own, whose last bits may depend on that, and what they move over the
+# edge of a level: no more than rounding everything anew, 0.0065.
 ALIKE = 1e-2
 
 # Of the original's outputs: two to three times what was measured, for depth and for models less kind than these. For
@@ -114,7 +114,7 @@ class Bounds:
         precision: the manifest's, scheme by part.
         cache_dtype: the manifest's.
         jitter: by "stage/name", from golden.npz.
-        alike: whether the products of this session are the same for one row as for several (`Model.paired`).
+        alike: whether this session computes the same for one row as for several (`Model.alike`).
 
     Raises:
         BundleError: this version does not know a precision.

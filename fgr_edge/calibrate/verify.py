@@ -109,7 +109,7 @@ def _stages(opened: Bundle, progress: ProgressBar, device: Device | None, thread
         yield _stage("engine", "failed", start, found=str(error))
         return
     yield _stage("engine", "passed", start)
-    manifest, alike = opened.manifest, recognizer.model.paired
+    manifest, alike = opened.manifest, recognizer.model.alike
     bounds = Bounds(manifest["precision"], manifest["decoder"]["cache_dtype"], golden.jitter, alike=alike)
     yield from _observed(recognizer, golden, bounds, progress)
 

@@ -217,18 +217,6 @@ class Decoder:
         """As `extend`, but logits are computed when they are asked for, if the head is a graph of its own."""
         return Checked(self._run(embeds, np.array([len(embeds) - 1]), (), None, None)).after(0)
 
-    def advance_paired(self, embeds: Floats) -> LazyLogits:
-        """As `advance`; a single token gets the bits that `check` gives one that follows the text directly.
-
-        Engines compute one row of attention by other kernels than several, whose last bits differ. So it is computed
-        with a copy of itself behind it, which is forgotten; alone where the cache has no room for the copy.
-        """
-        if len(embeds) > 1 or self.free < 2:
-            return self.advance(embeds)
-        call = self._run(np.repeat(embeds, 2, axis=0), np.array([0]), (), None, None)
-        self.length -= 1
-        return Checked(call).after(0)
-
     def check(self, embeds: Floats, parents: Sequence[int] | None = None) -> Checked:
         """Append S tokens to see what would come after each; `keep` says which of them stay.
 

@@ -42,8 +42,8 @@ class TextModel:
         eos_ids: tokens that end a text; the first one is what the model was taught to write.
         repetition_penalty: of the checkpoint's generation_config.json.
         cache_on_host: whether the decoder's buffers are the host's own memory.
-        paired: whether texts are written with pairs of rows, so that guessed tokens have the bits of others: the
-            decoder's products are ours, which do not depend on how many rows are multiplied together.
+        alike: whether a token that follows the text directly has the same bits, whatever is computed with it: the
+            decoder's products and attention are ours.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -63,7 +63,7 @@ class TextModel:
             read_spec(DecoderSpec, manifest["decoder"], "decoder"),
             open_head(bundle, self._open, screened=graphs.exact_float32),
         )
-        self.paired = isinstance(decoder, OnnxRuntimeSession) and decoder.has_own_products
+        self.alike = isinstance(decoder, OnnxRuntimeSession) and decoder.has_own_products
         self.eos_ids = manifest["generation"]["eos_token_ids"]
         self.repetition_penalty = float(manifest["generation"].get("repetition_penalty", 1.0))
         self.cache_on_host = graphs.cache_on_host
@@ -87,12 +87,6 @@ class TextModel:
     def advance(self, tokens: Sequence[int]) -> LazyLogits:
         """As `extend`; the logits are computed as far as somebody asks for them."""
         return self.decoder.advance(self.embedding.gather(np.asarray(tokens, np.int64)))
-
-    def write(self, tokens: Sequence[int]) -> LazyLogits:
-        """As `advance`, for texts that may be guessed: see `paired`."""
-        if not self.paired:
-            return self.advance(tokens)
-        return self.decoder.advance_paired(self.embedding.gather(np.asarray(tokens, np.int64)))
 
 
 class Model(TextModel):

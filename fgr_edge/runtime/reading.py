@@ -57,7 +57,7 @@ class Reader:
         seen = time.perf_counter()
         prompt = self._prompt(request, embeds)
         closing = self.closing_tokens + (ANSWER_TOKENS if scorer is None else scorer.longest)
-        beside = MOST_ROWS if self._speculates(request.mode) else int(self.model.paired)
+        beside = MOST_ROWS if self._speculates(request.mode) else 0
         branches = max(0 if scorer is None else scorer.branches, beside)
         left = self.model.decoder.most_tokens(branches) - len(prompt.ids) - closing
         sampling = request.sampling or self._default_sampling(request, left)
@@ -72,7 +72,7 @@ class Reader:
         """What appends tokens of a text after the prompt; afterwards the cache holds the text."""
         speculation = self.speculation
         if speculation is None or not self._speculates(context.mode):
-            yield self.model.write if context.mode == "reason" else self.model.advance
+            yield self.model.advance
             return
         speculation.begin(context.prompt.text_ids)
         yield speculation.advance

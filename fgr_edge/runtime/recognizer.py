@@ -92,7 +92,7 @@ class Recognizer:
             habits = Habits(opened, self.labels, model.prompts.encode_text)
             exact = speculate != "rounded"
             speculation = habits.speculation(
-                model.decoder, model.embedding.gather, exact=exact, paired=exact and model.paired
+                model.decoder, model.embedding.gather, exact=exact, alike=exact and model.alike
             )
         self.speculated = None if speculation is None else speculation.counts
         self._reader = Reader(model, LastPicture(keep_picture), speculation, self._answers.closing_tokens)

@@ -75,10 +75,12 @@ def test_our_products_are_given_up_where_the_engine_s_are_faster(
 def test_products_are_not_compared_where_there_is_nothing_to_compare(
     nano_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "instructions", lambda: "some")
-    asked, measure = timed()
-    tune(Bundle.open(nano_bundle("fp32")), rounds=1, measure=measure)
-    assert {settings.products for settings in asked} == {"fgr-edge"}
+    bundle = Bundle.open(nano_bundle("fp32"))  # without such weights, but with attention
+    for instructions, products in (("some", {"fgr-edge", "onnxruntime"}), (None, {"fgr-edge"})):
+        monkeypatch.setattr(library, "instructions", lambda found=instructions: found)
+        asked, measure = timed()
+        tune(bundle, rounds=1, measure=measure)
+        assert {settings.products for settings in asked} == products
 
 
 def test_alternatives_take_turns_and_rows_tell_what_was_measured(bundle: Bundle) -> None:

@@ -41,20 +41,20 @@ class Habits:
     labels: LabelSet | None
     encode: Callable[[str], Sequence[int]]
 
-    def speculation(self, decoder: Decoder, gather: Gather, *, exact: bool, paired: bool = False) -> Speculation:
+    def speculation(self, decoder: Decoder, gather: Gather, *, exact: bool, alike: bool = False) -> Speculation:
         """Guess and check texts with `decoder`, on the CPU; in trees, where the graph takes them.
 
         Args:
-            paired: see `Speculation`; in a tree, a token that does not follow the text directly has other last bits.
+            alike: see `Speculation`; in a tree, a token that does not follow the text directly has other last bits.
         """
-        trees = decoder.spec.tree_attention and not paired
+        trees = decoder.spec.tree_attention and not alike
         precision = self.bundle.manifest["precision"]
         floats = decoder.spec.cache_dtype == "float32" and all(
             precision[part] in FLOAT_PRECISIONS for part in ("decoder", "head")
         )
         share = FLOAT_SHARE if floats else ROUNDED_SHARE
         drafter = Drafter(self.table, branches=BRANCHES if trees else 1)
-        return Speculation(decoder, gather, drafter, doubt_share=share if exact else None, trees=trees, paired=paired)
+        return Speculation(decoder, gather, drafter, doubt_share=share if exact else None, trees=trees, alike=alike)
 
     def table(self) -> NgramTable:
         """Count the bundle's phrases, and every label as the answer that it would be.

@@ -14,10 +14,9 @@ the same:
    are computed again, singly, and the choice is made by what they give. One call at that token alone would not do: keys
    and values before it differ, and its logits do so by as much (measured: 0.069 against 0.069).
 
-3. Where products do not depend on how many rows are multiplied together, and a single token is computed with a copy of
-   itself (`Decoder.advance_paired`), as it then is without guesses, too, both have the same bits. If the comparison of
-   1. finds them to be, nothing is in doubt any more. Drafts are chains then: in a tree, what a token sees does not lie
-   side by side, and is added up in other parts.
+3. Where products and attention do not depend on how many rows are computed together (`Model.alike`), both have the
+   same bits. If the comparison of 1. finds them to be, nothing is in doubt any more. Drafts are chains then: in a tree,
+   what a token sees does not lie side by side, and is added up in other parts.
 
 Where 2. happens often (long thoughts of quantized models), it costs what guesses gain; then the text goes on plainly
 for a while, as it does wherever guesses do not pay. Without it a token may differ where two are within rounding of each
@@ -106,7 +105,7 @@ class Speculation:
         drafter: guesses.
         doubt_share: of the largest logit, that the difference of two may be off at least; None believes every choice.
         trees: whether drafts may be trees: the graph takes them, and the engine keeps its cache in the host's memory.
-        paired: whether a single token is written with a copy of itself, see 3.; for drafts that are chains.
+        alike: whether several rows may have the bits of one, see 3.; for drafts that are chains.
 
     Attributes:
         counts: what happened.
@@ -120,15 +119,14 @@ class Speculation:
         *,
         doubt_share: float | None,
         trees: bool = True,
-        paired: bool = False,
+        alike: bool = False,
     ) -> None:
         self._decoder = decoder
         self._gather = gather
         self._drafter = drafter
         self._doubt_share = doubt_share
         self._doubt = 0.0  # how much a difference of two logits may be off
-        self._paired = paired
-        self._append = decoder.advance_paired if paired else decoder.advance
+        self._alike = alike
         self._trees = trees
         self._pace = Pace()
         self._profit = Profit()
@@ -195,7 +193,7 @@ class Speculation:
         self._turn = None
         self.counts.rested += len(tokens)
         self.counts.calls += 1
-        logits = self._append(self._gather(np.asarray(tokens, np.int64)))
+        logits = self._decoder.advance(self._gather(np.asarray(tokens, np.int64)))
         self._single = self._decoder.length
         return logits
 
@@ -266,7 +264,7 @@ class Speculation:
     def _plainly(self, tokens: Sequence[int]) -> LazyLogits:
         """Append tokens as without speculation."""
         begun = time.perf_counter()
-        logits = self._append(self._gather(np.asarray(tokens, np.int64)))
+        logits = self._decoder.advance(self._gather(np.asarray(tokens, np.int64)))
         if len(tokens) == 1:
             self._pace.add(1, time.perf_counter() - begun)
         self.counts.calls += 1
@@ -296,7 +294,7 @@ class Speculation:
         since, self._since = self._since, []
         self._decoder.rewind(self._single)
         for tokens in since:
-            logits = self._append(self._gather(np.asarray(tokens, np.int64)))
+            logits = self._decoder.advance(self._gather(np.asarray(tokens, np.int64)))
         self._single = self._decoder.length
         self.counts.calls += len(since)
         self.counts.near_ties += 1
@@ -325,7 +323,7 @@ class Speculation:
         for start in range(0, PROBED, ROWS[1]):
             part = ids[start : start + ROWS[1]]
             checked = self._decoder.check(self._gather(np.array(part, np.int64)))
-        same = self._paired
+        same = self._alike
         for place, (_, row) in enumerate(probe[-COMPARED:], start=ROWS[1] - COMPARED):
             other = checked.after(place).full()
             same = same and np.array_equal(row, other)

@@ -65,12 +65,13 @@ FLOAT, INT32, INT64 = 1, 6, 7
 
 def grouped(folder: Path, shape: Shape, *, apart: bool = False, bare: bool = False, **numbers: Any) -> Path:
     """GroupQueryAttention as our decoders have it. `apart`: heads in three tensors; `bare`: no positions, no bias."""
+    heads: dict[str, tuple[int, list[Any]]]
     if apart:
         widths = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
         heads = {name: (FLOAT, [1, "s", count * shape.size]) for name, count in widths.items()}
     else:
         heads = {"q": (FLOAT, [1, "s", shape.packed]), "none1": (FLOAT, []), "none2": (FLOAT, [])}
-    inputs = {
+    inputs: dict[str, tuple[int, list[Any]]] = {
         **heads,
         "past_key": (FLOAT, [1, shape.kv_heads, "slots", shape.size]),
         "past_value": (FLOAT, [1, shape.kv_heads, "slots", shape.size]),
