@@ -20,6 +20,7 @@ from fgr_edge.errors import EngineError
 from fgr_edge.runtime.decoder import NOT_FINITE
 from fgr_edge.runtime.label_trie.tree_calls import TreeCalls
 from fgr_edge.runtime.label_trie.trie import Ints, LabelTrie, Nodes
+from fgr_edge.runtime.products.library import log_sums
 from fgr_edge.runtime.threads import in_threads
 
 Logits = npt.NDArray[np.float32]
@@ -62,6 +63,15 @@ def log_normalizers(logits: Logits, threads: int = 1) -> Floats:
 
 
 def _log_normalizers(logits: Logits) -> Floats:
+    found = log_sums(logits)
+    if found is None:
+        return _log_normalizers_by_numpy(logits)
+    if not np.isfinite(found).all():
+        raise EngineError(NOT_FINITE)
+    return found
+
+
+def _log_normalizers_by_numpy(logits: Logits) -> Floats:
     count, vocab = logits.shape
     sums = np.empty(count)
     rows = min(count, max(1, CACHED_VALUES // vocab))  # as many as stay in the processor's cache

@@ -58,12 +58,14 @@ OP vfloat float_unless_below(vfloat y, vfloat x, float least) {
 
 #include "attend.h"
 
+#include "sums.h"
+
 static int supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
-const fgr_way fgr_avx512vnni = {"avx512vnni", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend};
+const fgr_way fgr_avx512vnni = {"avx512vnni", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend, log_sum};
 
 #endif

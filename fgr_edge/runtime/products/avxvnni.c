@@ -63,6 +63,8 @@ OP vfloat float_unless_below(vfloat y, vfloat x, float least) {
 
 #include "attend.h"
 
+#include "sums.h"
+
 /* Not every compiler's __builtin_cpu_supports knows the name. */
 static int supported(void) {
     unsigned a, b, c, d;
@@ -71,6 +73,6 @@ static int supported(void) {
            (a & avx_vnni) != 0;
 }
 
-const fgr_way fgr_avxvnni = {"avxvnni", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend};
+const fgr_way fgr_avxvnni = {"avxvnni", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend, log_sum};
 
 #endif

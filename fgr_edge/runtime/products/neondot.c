@@ -68,6 +68,8 @@ OP vfloat float_unless_below(vfloat y, vfloat x, float least) {
 
 #include "attend.h"
 
+#include "sums.h"
+
 static int supported(void) {
 #if defined(__linux__)
     const unsigned long dot_product = 1ul << 20; /* HWCAP_ASIMDDP */
@@ -81,6 +83,6 @@ static int supported(void) {
 #endif
 }
 
-const fgr_way fgr_neondot = {"neondot", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend};
+const fgr_way fgr_neondot = {"neondot", supported, WIDTH, IS_SIGNED, prepare, multiply, collect, attend, log_sum};
 
 #endif

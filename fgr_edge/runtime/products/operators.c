@@ -21,6 +21,14 @@ EXPORT const char *fgr_products_way(void) {
     return best ? best->name : NULL;
 }
 
+/* For each row of x [rows, count] the logarithm of the sum of its exponentials; whether this processor can. */
+EXPORT int fgr_log_sums(const float *x, size_t rows, size_t count, double *sums) {
+    const fgr_way *best = fgr_best_way();
+    if (!best) return 0;
+    for (size_t row = 0; row < rows; row++) sums[row] = best->log_sum(x + row * count, count);
+    return 1;
+}
+
 ort_status *fgr_refused(const char *why) { return ORT_CREATE_STATUS(fgr_ort)(ORT_NOT_IMPLEMENTED, why); }
 
 ort_status *fgr_failed(const char *why) { return ORT_CREATE_STATUS(fgr_ort)(ORT_FAIL, why); }

@@ -58,6 +58,7 @@ typedef struct {
     /* One part each; see attention.h. */
     void (*collect)(const fgr_attention *a, size_t part);
     void (*attend)(const fgr_attention *a, size_t part);
+    double (*log_sum)(const float *x, size_t count); /* the logarithm of the sum of exponentials */
 } fgr_way;
 
 /* GCC knows these instructions since version 11. */

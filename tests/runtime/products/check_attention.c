@@ -1,4 +1,4 @@
-/* Attention of random queries, by every way that this processor supports, compared with sums in doubles.
+/* Attention of random queries, and sums of exponentials, by every way that this processor supports, beside doubles.
 
    Keys and values are appended to a cache, where a token sees what is before it, or all there, where it sees all; heads
    share keys or do not; with a bias that hides slots, and without. Tokens that come one after another must give what they give together, to
@@ -211,6 +211,28 @@ static int check(const fgr_way *way, const setting *s, double *worst) {
     return error <= 1 && same;
 }
 
+/* Logarithms of sums of exponentials, of rows that end where their memory ends. */
+static int check_sums(const fgr_way *way) {
+    static const size_t counts[] = {1, 2, 15, 16, 63, 64, 65, 4095, 4096, 4097, 9999};
+    int right = 1;
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+        float *x = malloc(counts[c] * sizeof *x), largest = -INFINITY;
+        if (!x) exit(2);
+        double sum = 0;
+        for (size_t i = 0; i < counts[c]; i++) x[i] = any() % 9 ? uniform() * 60 : any() % 2 ? -INFINITY : -3e38f;
+        x[any() % counts[c]] = 300; /* whose exponential float32 does not hold */
+        for (size_t i = 0; i < counts[c]; i++) largest = x[i] > largest ? x[i] : largest;
+        for (size_t i = 0; i < counts[c]; i++) sum += exp((double)x[i] - largest);
+        const double error = fabs(way->log_sum(x, counts[c]) - (largest + log(sum)));
+        x[any() % counts[c]] = NAN;
+        const int is_right = error < 2e-6 && isnan(way->log_sum(x, counts[c]));
+        if (!is_right) printf("%s: the sum of %zu exponentials is %g off\n", way->name, counts[c], error);
+        right &= is_right;
+        free(x);
+    }
+    return right;
+}
+
 static int check_way(const fgr_way *way) {
     static const size_t sizes[] = {20, 32, 64, 72, 80, 128, 7, 256}, tokens[] = {1, 2, 37, 70}, before[] = {0, 1, 63, 200};
     double worst = 0;
@@ -236,6 +258,6 @@ static int check_way(const fgr_way *way) {
 int main(void) {
     int right = 1;
     for (const fgr_way *const *way = fgr_ways; *way; way++)
-        if ((*way)->supported()) right &= check_way(*way);
+        if ((*way)->supported()) right &= check_way(*way) & check_sums(*way);
     return !right;
 }

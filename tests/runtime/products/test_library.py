@@ -108,6 +108,20 @@ def test_what_is_no_number_makes_its_row_none_and_no_other(bits: int, bad: float
 
 
 @built
+def test_sums_of_exponentials_are_those_of_doubles() -> None:
+    random = np.random.default_rng(0)
+    for count in (1, 5, 64, 1000, 70_001):
+        rows = random.normal(0, 9, (3, count)).astype(np.float32)
+        largest = rows.max(axis=1).astype(np.float64)
+        expected = largest + np.log(np.exp(rows - largest[:, None]).sum(axis=1))
+        found = library.log_sums(rows)
+        assert found is not None
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+        turned = library.log_sums(np.asfortranarray(rows))
+        assert turned is not None and np.array_equal(turned, found)
+
+
+@built
 def test_the_library_names_instructions_that_this_processor_has() -> None:
     flags = Path("/proc/cpuinfo")
     name = library.instructions()
@@ -119,6 +133,7 @@ def test_the_library_names_instructions_that_this_processor_has() -> None:
 def test_a_library_that_was_not_built_multiplies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "libproducts.so")
     assert library.instructions() is None
+    assert library.log_sums(np.zeros((1, 3), np.float32)) is None
 
 
 def test_a_file_that_is_no_library_is_left_aside(
