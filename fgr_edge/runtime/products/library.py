@@ -6,9 +6,9 @@ The library is an accelerator and never a requirement. It lies beside this file 
 machine with a C compiler. In a session that loads it, its kernels take the place of ONNX Runtime's MatMulNBits, which
 is the operator of weights in blocks of 4 or 8 bits, and of its GroupQueryAttention and MultiHeadAttention (all of
 domain com.microsoft); no graph is exported for it. ONNX Runtime 1.23, 1.24, 1.26, 1.28, 1.30 and 1.31 were seen to do
-so with MatMulNBits, 1.23, 1.26 and 1.31 with all three. Our products copy weights when a session opens, as its own do. Before 1.31 it
-keeps the file of what they copied mapped: pages that count as this process's, and that the system takes back when it
-needs them.
+so with MatMulNBits, 1.23, 1.26 and 1.31 with all three. Our products copy weights when a session opens, as its own do.
+Before 1.31 it keeps the file of what they copied mapped: pages that count as this process's, and that the system takes
+back when it needs them.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def _instructions(library: Path) -> str | None:
 
 
 def log_sums(rows: Rows) -> Sums | None:
-    """Logarithms [R] of the sums of exponentials of rows [R, V], within 2e-6 whatever the values; not finite where a row
-    has what is no number, or is infinite. None where the library cannot be used."""
+    """Logarithms [R] of the sums of exponentials of rows [R, V], within 2e-6 whatever the values.
+
+    Not finite where a row has what is no number, or is infinite. None where the library cannot be used.
+    """
     found = opened(LIBRARY, "fgr_log_sums")
     if found is None:
         return None
