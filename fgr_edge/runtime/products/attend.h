@@ -143,8 +143,8 @@ TARGET static void attend_band(const fgr_attention *a, const fgr_attention_plan 
         const size_t tile = g * p->tiles + slot / FGR_SLOTS;
         const size_t slots = a->total - slot < FGR_SLOTS ? a->total - slot : FGR_SLOTS;
         const float *keys = p->keys + tile * a->size * FGR_SLOTS;
-        const float *values = p->values ? p->values + tile * FGR_SLOTS * p->padded
-                                        : a->values + g * a->head_stride + slot * a->slot_stride;
+        const float *values = p->values_floats ? p->values + tile * FGR_SLOTS * p->padded
+                                               : a->values + g * a->head_stride + slot * a->slot_stride;
         for (size_t m = 0; m < count; m += MOST_QUERIES) {
             const size_t rows = count - m < MOST_QUERIES ? count - m : MOST_QUERIES;
             float *own = scores + m * FGR_SLOTS;
@@ -165,7 +165,7 @@ TARGET static void attend_band(const fgr_attention *a, const fgr_attention_plan 
                     float_store(row + d, float_times(float_load(row + d), float_all(factor)));
             }
             add_values(
-                own, values, p->values ? p->padded : a->slot_stride, slots, y + m * p->padded, p->padded, rows, p->padded
+                own, values, p->values_floats ? p->padded : a->slot_stride, slots, y + m * p->padded, p->padded, rows, p->padded
             );
         }
     }
@@ -240,7 +240,7 @@ TARGET static void collect_tile(const fgr_attention *a, const fgr_attention_plan
     for (; slot < until; slot++)
         for (size_t d = 0; d < a->size; d++)
             side_by_side[d * FGR_SLOTS + (slot - from)] = keys[slot * a->slot_stride + d];
-    if (!p->values) return;
+    if (!p->values_floats) return;
     float *padded = p->values + (g * p->tiles + tile) * FGR_SLOTS * p->padded;
     memset(padded, 0, FGR_SLOTS * p->padded * sizeof *padded);
     for (slot = from; slot < until; slot++)

@@ -40,14 +40,17 @@ size_t fgr_collecting_parts(const fgr_attention *a);
 size_t fgr_attending_parts(const fgr_attention *a);
 size_t fgr_attention_scratch(const fgr_attention *a);
 
-/* Where things lie in the scratch memory; sizes are in floats. */
+/* How it is parted, and what lies in the scratch memory, one behind the other. */
 typedef struct {
-    float *queries;                 /* [kv_heads, tokens, heads of a kv head, size], turned and scaled */
-    float *keys;                    /* [kv_heads, tiles, size, FGR_SLOTS] */
-    float *values;                  /* [kv_heads, tiles, FGR_SLOTS, padded size]; NULL where they are read in place */
-    size_t tiles, group, padded;    /* padded: a multiple of 16 */
-    size_t rows, rows_a_part, parts_a_head; /* rows: tokens times heads of a kv head */
+    size_t tiles;                           /* of FGR_SLOTS slots */
+    size_t group;                           /* heads that share a kv head */
+    size_t padded;                          /* size, up to whole vectors */
+    size_t rows, rows_a_part, parts_a_head; /* rows: tokens times group */
     size_t token_parts;
+    size_t keys_floats;    /* [kv_heads, tiles, size, FGR_SLOTS] */
+    size_t values_floats;  /* [kv_heads, tiles, FGR_SLOTS, padded]; 0 where they are read in place */
+    size_t queries_floats; /* [kv_heads, tokens, group, size], turned and scaled */
+    float *keys, *values, *queries;
 } fgr_attention_plan;
 
 fgr_attention_plan fgr_plan_attention(const fgr_attention *a);
