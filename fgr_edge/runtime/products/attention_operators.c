@@ -11,9 +11,12 @@
 enum {
     QUERY, KEY, VALUE, /* of both */
     PAST_KEY, PAST_VALUE, LENGTH, TOTAL, COS, SIN, POSITIONS, BIAS, INPUTS,
+    QKV_BIAS = 3, MASK, PLAIN_INPUTS,
     OUTPUT = 0, PRESENT_KEY, PRESENT_VALUE, OUTPUTS,
     SERIAL_PRODUCTS = 1 << 18, /* that one thread multiplies sooner than several */
 };
+
+static const float HIDDEN = -1e9f; /* added to the score of what a mask hides */
 
 typedef struct {
     int64_t heads, kv_heads;
@@ -68,7 +71,11 @@ static ort_status *create_grouped(const ort_operator *op, ort_table table, const
 
 static ort_status *create_plain(const ort_operator *op, ort_table table, const ort_info *info, void **kernel) {
     (void)op, (void)table;
-    if (integer_or(info, "unidirectional", 0)) return fgr_refused("fgr-edge attends to all of what has no cache");
+    size_t count, name_size = 0; /* with the zero behind it */
+    TRY(ORT_INPUTS(fgr_ort)(info, &count));
+    if (count > QKV_BIAS) TRY(ORT_INPUT_NAME(fgr_ort)(info, QKV_BIAS, NULL, &name_size));
+    if (integer_or(info, "unidirectional", 0) || count > PLAIN_INPUTS || name_size > 1)
+        return fgr_refused("fgr-edge attends to all of what has no cache, or to what a mask leaves");
     const int64_t heads = integer_or(info, "num_heads", 0);
     const attributes found = {heads, heads, 0, float_or(info, "scale", 0)};
     return keep(found, kernel);
@@ -225,16 +232,23 @@ static ort_status *compute_grouped(void *kernel, ort_context *context) {
     return a.tokens ? attend(context, &a) : NULL;
 }
 
+/* Of one sequence, what a mask of its slots [slots] adds to every score: it hides where the mask is 0. */
+static void hide(const int32_t *mask, size_t slots, float *bias) {
+    for (size_t i = 0; i < slots; i++) bias[i] = mask[i] ? 0 : HIDDEN;
+}
+
 static ort_status *compute_plain(void *kernel, ort_context *context) {
     const attributes *own = kernel;
-    tensor q, k, v;
+    tensor q, k, v, mask;
     void *y;
     TRY(input(context, QUERY, &q));
     TRY(input(context, KEY, &k));
     TRY(input(context, VALUE, &v));
+    TRY(input(context, MASK, &mask));
     if (!q.data || q.rank != 3 || q.dimensions[2] % own->heads) return fgr_failed("queries are [B, S, heads * size]");
     const int64_t wanted[] = {q.dimensions[0], k.rank == 3 ? k.dimensions[1] : -1, q.dimensions[2]};
     if (!is_shape(&k, 3, wanted) || !is_shape(&v, 3, wanted)) return fgr_failed("keys and values do not fit the queries");
+    if (mask.data && !is_shape(&mask, 2, wanted)) return fgr_failed("the mask does not fit the keys");
     TRY(output(context, OUTPUT, q.dimensions, 3, &y));
     const size_t width = (size_t)wanted[2];
     fgr_attention a = {.tokens = (size_t)q.dimensions[1], .total = (size_t)wanted[1]};
@@ -244,43 +258,54 @@ static ort_status *compute_plain(void *kernel, ort_context *context) {
     a.scale = own->scale != 0 ? own->scale : 1 / sqrtf((float)a.size);
     if (!a.tokens) return NULL;
     if (!a.total) return fgr_failed("there is nothing to attend to");
-    for (size_t b = 0; b < (size_t)wanted[0]; b++) {
+    float *bias = mask.data ? malloc(a.total * sizeof *bias) : NULL;
+    if (mask.data && !bias) return fgr_failed("fgr-edge found no memory for a mask");
+    a.bias = bias;
+    ort_status *status = NULL;
+    for (size_t b = 0; b < (size_t)wanted[0] && !status; b++) {
+        if (bias) hide((const int32_t *)mask.data + b * a.total, a.total, bias);
         a.q = (const float *)q.data + b * a.tokens * width;
         a.keys = (float *)k.data + b * a.total * width;
         a.values = (float *)v.data + b * a.total * width;
         a.y = (float *)y + b * a.tokens * width;
-        TRY(attend(context, &a));
+        status = attend(context, &a);
     }
-    return NULL;
+    free(bias);
+    return status;
 }
 
 static const char *grouped_name(const ort_operator *op) { return (void)op, "GroupQueryAttention"; }
 static const char *plain_name(const ort_operator *op) { return (void)op, "MultiHeadAttention"; }
 static const char *provider(const ort_operator *op) { return (void)op, "CPUExecutionProvider"; }
 static size_t grouped_inputs(const ort_operator *op) { return (void)op, INPUTS; }
-static size_t plain_inputs(const ort_operator *op) { return (void)op, VALUE + 1; }
+static size_t plain_inputs(const ort_operator *op) { return (void)op, PLAIN_INPUTS; }
 static size_t grouped_outputs(const ort_operator *op) { return (void)op, OUTPUTS; }
 static size_t plain_outputs(const ort_operator *op) { return (void)op, 1; }
-static int input_type(const ort_operator *op, size_t i) {
+static int plain_input_type(const ort_operator *op, size_t i) { return (void)op, i == MASK ? ORT_INT32 : ORT_FLOAT; }
+static int grouped_input_type(const ort_operator *op, size_t i) {
     return (void)op, i == LENGTH || i == TOTAL ? ORT_INT32 : i == POSITIONS ? ORT_INT64 : ORT_FLOAT;
 }
 static int output_type(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int grouped_input_is_optional(const ort_operator *op, size_t i) {
     return (void)op, i == KEY || i == VALUE || i >= COS;
 }
+static int plain_input_is_optional(const ort_operator *op, size_t i) { return (void)op, i > VALUE; }
 static int never_optional(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
 static int memory(const ort_operator *op, size_t i) { return (void)op, (void)i, 0; }
 static int one(const ort_operator *op) { return (void)op, 1; }
 
-#define OPERATOR(own_name, own_inputs, is_optional, own_outputs, own_create, own_compute) \
+#define OPERATOR(own_name, own_input_type, own_inputs, is_optional, own_outputs, own_create, own_compute) \
     { \
-        .version = ORT_OPERATOR_VERSION, .name = own_name, .provider = provider, .input_type = input_type, \
+        .version = ORT_OPERATOR_VERSION, .name = own_name, .provider = provider, .input_type = own_input_type, \
         .inputs = own_inputs, .output_type = output_type, .outputs = own_outputs, .destroy = destroy, \
         .input_is_optional = is_optional, .output_is_optional = never_optional, .memory = memory, .least_inputs = one, \
         .inputs_alike = one, .least_outputs = one, .outputs_alike = one, .create = own_create, .compute = own_compute, \
     }
 
-const ort_operator fgr_group_query_attention =
-    OPERATOR(grouped_name, grouped_inputs, grouped_input_is_optional, grouped_outputs, create_grouped, compute_grouped);
-const ort_operator fgr_multi_head_attention =
-    OPERATOR(plain_name, plain_inputs, never_optional, plain_outputs, create_plain, compute_plain);
+const ort_operator fgr_group_query_attention = OPERATOR(
+    grouped_name, grouped_input_type, grouped_inputs, grouped_input_is_optional, grouped_outputs, create_grouped,
+    compute_grouped
+);
+const ort_operator fgr_multi_head_attention = OPERATOR(
+    plain_name, plain_input_type, plain_inputs, plain_input_is_optional, plain_outputs, create_plain, compute_plain
+);

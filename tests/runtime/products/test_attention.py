@@ -144,6 +144,36 @@ def test_a_vision_towers_attention_is_onnxruntimes(shape: Shape, tmp_path: Path)
 
 
 @built
+def test_windows_whose_padding_is_masked_are_onnxruntimes(tmp_path: Path) -> None:
+    shape, windows, slots = Shape(6, 6, 64), 5, 64
+    width = shape.heads * shape.size
+    inputs: dict[str, tuple[int, list[Any]]] = {name: (FLOAT, ["b", "s", width]) for name in ("q", "k", "v")}
+    inputs |= {"none": (FLOAT, []), "mask": (INT32, ["b", "s"])}
+    graph = write_graph(tmp_path / "windows.onnx", "MultiHeadAttention", inputs, 1, num_heads=shape.heads)
+    random = np.random.default_rng(0)
+    given: Arrays = {name: random.standard_normal((windows, slots, width), np.float32) for name in ("q", "k", "v")}
+    given["mask"] = (np.arange(slots) < np.array([[64], [1], [63], [17], [40]])).astype(np.int32)
+    ours, theirs = (by(side, graph, given)["y"] for side in SIDES)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+    with pytest.raises(EngineError, match="the mask does not fit"):
+        by("fgr-edge", graph, given | {"mask": given["mask"][:, :63]})
+
+
+@built
+def test_attention_with_a_bias_of_heads_is_left_to_onnxruntime(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs: dict[str, tuple[int, list[Any]]] = {name: (FLOAT, [1, "s", 64]) for name in ("q", "k", "v")}
+    inputs["bias"] = (FLOAT, [192])
+    graph = write_graph(tmp_path / "bias.onnx", "MultiHeadAttention", inputs, 1, num_heads=1)
+    given = {name: np.ones((1, 2, 64), np.float32) for name in ("q", "k", "v")} | {"bias": np.ones(192, np.float32)}
+    with caplog.at_level("INFO", logger="fgr_edge"):
+        ours, theirs = (by(side, graph, given)["y"] for side in SIDES)
+    assert "ours were refused" in caplog.text
+    assert np.array_equal(ours, theirs)
+
+
+@built
 def test_a_token_gets_the_same_bits_whoever_is_computed_with_it(tmp_path: Path) -> None:
     shape, before, tokens = Shape(12, 2, 64), 31, 40
     session = OnnxRuntimeSession(grouped(tmp_path, shape), threads=2)
