@@ -30,6 +30,7 @@ not been measured makes its row or its table disappear: nothing in them is writt
     speculation        of them, tokens a second of bundles, one row a variant
     speculation_rows   of them, calls of several tokens as multiples of one, one row a bundle
     products           results/products.json
+    attention          results/attention.json
     prefill_chunks     results of prefill_chunks.py, `prefill_chunks*.json`
     preprocessing  result of preprocessing.py, `preprocessing.json`, one row a picture and size
     decode_3b   result of decode_3b.py, `decode_3b.json`
@@ -83,9 +84,11 @@ from benchmarks.speculation_rows import (
     text_rows,
 )
 from benchmarks.speed_rows import (
+    ATTENTION_HEAD,
     GPU_HEAD,
     PRODUCT_HEAD,
     SCHEME_HEAD,
+    attention_rows,
     cold_start_rows,
     gpu_rows,
     latency_rows,
@@ -202,6 +205,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "prefill_chunks": lambda results: markdown(CHUNK_HEAD, chunk_rows(_named(results, "prefill_chunks"))),
     "preprocessing": lambda results: markdown(PICTURE_HEAD, picture_rows(results.get("preprocessing"))),
     "products": lambda results: markdown(PRODUCT_HEAD, product_rows(results.get("products"))),
+    "attention": lambda results: markdown(ATTENTION_HEAD, attention_rows(results.get("attention"))),
     "decode_3b": lambda results: markdown(DECODE_3B_HEAD, decode_3b_rows(results.get("decode_3b"))),
     "gpu": lambda results: markdown(GPU_HEAD, gpu_rows(_named(results, "gpu"))),
     "machine": machine,

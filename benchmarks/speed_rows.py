@@ -14,6 +14,9 @@ from benchmarks.report import cell
 Rows = list[list[str]]
 Object = Mapping[str, Any]
 PRODUCT_HEAD = ("weights", "rows", "ours, ms", "ONNX Runtime's, ms", "times as fast", "ours, GB/s", "theirs", "memory")
+ATTENTION_HEAD = (
+    "attention", "ours, ms", "ONNX Runtime's, ms", "times as fast", "ours, G multiply-adds/s", "theirs"
+)  # fmt: skip
 GPU_HEAD = ("section", "parity", "tokens/s", "of the bandwidth", "TTFT, ms", "vision, ms")
 SCHEME_HEAD = ("scheme of all layers", "bytes / weight", "decode, tokens/s", "of the read bandwidth", "vision, ms",
                "prefill, ms")  # fmt: skip
@@ -64,6 +67,21 @@ def product_rows(document: Object | None) -> Rows:
         name = f"{row['scheme']}, {'from memory' if row['weights'] == 'memory' else 'in the cache'}"
         rows.append([name, str(row["rows"]), cell(ours, 3), cell(theirs, 3), cell(row["ratio"], 2, "x"), *rates])
     return rows
+
+
+def attention_rows(document: Object | None) -> Rows:
+    """Our attention beside ONNX Runtime's."""
+    if document is None:
+        return []
+    return [
+        [
+            row["work"],
+            *(cell(row["ms"][side], 3) for side in ("fgr-edge", "onnxruntime")),
+            cell(row["ratio"], 2, "x"),
+            *(cell(row["g_multiply_adds_per_s"][side], 0) for side in ("fgr-edge", "onnxruntime")),
+        ]
+        for row in document["results"]
+    ]
 
 
 def cold_start_rows(document: Object | None) -> tuple[Sequence[str], Rows]:
