@@ -117,13 +117,12 @@ def facts_of(shape: Shape, target: Target, scheme: str, *, tokens: int = 512) ->
         patch_px=shape.patch, patch_inputs=3 * shape.temporal_patch * shape.patch**2, merge=shape.merge,
         vision_bytes=0, decoder_bytes=0, head_bytes=0, screen_bytes=0, head_inside=on_cpu, tokenizer_bytes=5_969_026,
         cache_bytes=4 if on_cpu else 2, working_bytes=4 if on_cpu else 2, decomposed=False,
-        pixels=PIXELS, tokens=tokens, prefill_tokens=0, branches=0,
+        pixels=PIXELS, tokens=tokens, branches=0,
     )  # fmt: skip
     vision = round(facts.weights("vision") * BYTES_PER_WEIGHT[schemes["vision"]])
     body, head = (round(facts.weights(part) * BYTES_PER_WEIGHT[scheme]) for part in ("decoder", "head"))
     inside: dict[str, Any] = {"decoder_bytes": body + head} if on_cpu else {"decoder_bytes": body, "head_bytes": head}
-    prefill = facts.prompt_tokens if on_cpu else min(512, facts.prompt_tokens)
-    return replace(facts, vision_bytes=vision, prefill_tokens=prefill, **inside)
+    return replace(facts, vision_bytes=vision, **inside)
 
 
 def row(what: str, predicted: int, measured: int | None) -> dict[str, Any]:

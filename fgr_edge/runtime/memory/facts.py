@@ -51,7 +51,6 @@ class MemoryFacts:
         decomposed: whether attention holds its scores in memory (dialect basic).
         pixels: of the largest picture after resizing.
         tokens: longest sequence, picture and answer together.
-        prefill_tokens: that go through the decoder at once, at most.
         branches: cache slots for nodes of the labels' trie, beyond `tokens`.
         one_profile: whether engines are built with one profile for prompts and single tokens.
     """
@@ -84,7 +83,6 @@ class MemoryFacts:
     decomposed: bool
     pixels: int
     tokens: int
-    prefill_tokens: int
     branches: int = BEST_FIRST_NODES
     one_profile: bool = False
 
@@ -102,6 +100,12 @@ class MemoryFacts:
     def prompt_tokens(self) -> int:
         """Picture and text."""
         return self.image_tokens + TEXT_TOKENS
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Of a prompt, that go through the decoder at once."""
+        chunk = CHUNK_TOKENS if self.target in ("cpu", "cuda") else ENGINE_CHUNK_TOKENS
+        return min(chunk, self.prompt_tokens, self.tokens)
 
     @property
     def cache_slots(self) -> int:
@@ -150,10 +154,7 @@ class MemoryFacts:
         if pixels is not None:
             saved = facts.image_tokens - replace(facts, pixels=pixels).image_tokens
             facts = replace(facts, pixels=pixels, tokens=facts.tokens - saved)
-            facts = replace(facts, prefill_tokens=_prefill(facts))
-        if tokens is not None:
-            facts = replace(facts, tokens=tokens, prefill_tokens=min(facts.prefill_tokens, tokens))
-        return facts
+        return facts if tokens is None else replace(facts, tokens=tokens)
 
     def with_head_apart(self) -> MemoryFacts:
         """The same model with its head as a graph of its own."""
@@ -210,7 +211,6 @@ def read_facts(manifest: Manifest, *, pixels: int | None = None, tokens: int | N
         decomposed=manifest["dialect"] == "basic",
         pixels=min(pixels or image["max_pixels"], image["max_pixels"]),
         tokens=0,
-        prefill_tokens=0,
     )
     return _with_lengths(facts, tokens, decoder["max_positions"])
 
@@ -224,14 +224,7 @@ def _with_lengths(facts: MemoryFacts, tokens: int | None, most: int) -> MemoryFa
             f"{wanted} tokens have no room for the largest picture and its question, {facts.prompt_tokens} tokens; "
             "plan more tokens, or a smaller picture (--image-size)"
         )
-    facts = replace(facts, tokens=wanted)
-    return replace(facts, prefill_tokens=_prefill(facts))
-
-
-def _prefill(facts: MemoryFacts) -> int:
-    """Tokens of a prompt that go through the decoder at once."""
-    chunk = CHUNK_TOKENS if facts.target in ("cpu", "cuda") else ENGINE_CHUNK_TOKENS
-    return min(chunk, facts.prompt_tokens, facts.tokens)
+    return replace(facts, tokens=wanted)
 
 
 def _working_bytes(manifest: Manifest) -> int:

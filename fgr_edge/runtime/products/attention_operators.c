@@ -8,13 +8,10 @@
 
 #include "kernel.h"
 
-enum {
-    QUERY, KEY, VALUE, /* of both */
-    PAST_KEY, PAST_VALUE, LENGTH, TOTAL, COS, SIN, POSITIONS, BIAS, INPUTS,
-    QKV_BIAS = 3, MASK, PLAIN_INPUTS,
-    OUTPUT = 0, PRESENT_KEY, PRESENT_VALUE, OUTPUTS,
-    SERIAL_PRODUCTS = 1 << 18, /* that one thread multiplies sooner than several */
-};
+enum { QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE, LENGTH, TOTAL, COS, SIN, POSITIONS, BIAS, INPUTS }; /* grouped */
+enum { QKV_BIAS = VALUE + 1, MASK, PLAIN_INPUTS }; /* the first three are those above */
+enum { OUTPUT, PRESENT_KEY, PRESENT_VALUE, OUTPUTS };
+enum { SERIAL_PRODUCTS = 1 << 18 }; /* that one thread multiplies sooner than several */
 
 static const float HIDDEN = -1e9f; /* added to the score of what a mask hides */
 
@@ -24,7 +21,7 @@ typedef struct {
     float scale; /* 0: one over the root of a head's size */
 } attributes;
 
-/* A tensor of float32; `data` is NULL where the node leaves it out. */
+/* A tensor; `data` is NULL where the node leaves it out. */
 typedef struct {
     void *data;
     int64_t dimensions[FGR_MOST_DIMENSIONS];
