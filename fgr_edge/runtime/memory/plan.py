@@ -5,10 +5,11 @@ built, whether that fits, and what each change would make of it. Opens no graph.
 
 Formulas (P patches, S tokens prefilled at once, T cache slots; C, H widths of vision and decoder, I its feed-forward):
     KV cache            2 * layers * kv_heads * head_dim * T numbers
-    vision, ONNX R.     28 * C * P numbers (54 before memory was given back between pictures): fitted to two towers,
-                        linear in P; attention decides
+    vision, ONNX R.     28 * C * P numbers, 8 where our own products multiply (int8, int4): fitted to three towers, linear
+                        in P
     picture             3 * patch_inputs * P numbers of 4 bytes, on the host: resized, cut into patches, kept
-    prefill, ONNX R.    2 * (3 * I + 4 * H) * S numbers, likewise: the three rows of SwiGLU and four of the residual
+    prefill, ONNX R.    2 * (3 * I + 4 * H) * S numbers, half of it where our own products multiply: the three rows of
+                        SwiGLU and four of the residual
     opening, ONNX R.    weights as they become the engine's, and the largest matrix once more (it is repacked)
     vision, TensorRT    21 * C * P numbers, and heads * P^2 where attention is decomposed (dialect basic)
     prefill, TensorRT   (3 * I + 4 * H) * S numbers, and heads * S * T likewise
@@ -34,6 +35,8 @@ PROCESS_BYTES = 63 * MIB  # Python, numpy, Pillow, tokenizers, onnxruntime; a th
 SESSION_BYTES = 8 * MIB  # each graph that ONNX Runtime opens, without its weights
 TOKENIZER_FACTOR = 13.3  # resident bytes of a byte of tokenizer.json: 76 MiB for the Qwen vocabulary
 VISION_ROWS = 28  # of C numbers for a patch
+OWN_VISION_ROWS = 8
+IN_BLOCKS = ("int8", "int8-channel", "int4-32", "int4-128")  # what our own products multiply, where they were built
 VISION_LIVE_ROWS = 21
 PICTURE_COPIES = 3
 CUDA_CONTEXT_BYTES = 350 * MIB
@@ -177,6 +180,9 @@ def _cache_bytes(facts: MemoryFacts) -> int:
 def _activation_bytes(facts: MemoryFacts) -> tuple[int, int]:
     """(vision, prefill): arenas of different graphs are not shared, so that both count."""
     rows, times = (VISION_ROWS, 2) if facts.target in ("cpu", "cuda") else (VISION_LIVE_ROWS, 1)
+    if facts.target == "cpu":
+        rows = OWN_VISION_ROWS if facts.precision["vision"] in IN_BLOCKS else rows
+        times = 1 if facts.precision["decoder"] in IN_BLOCKS else times
     vision = rows * facts.vision_hidden * facts.patches
     prefill = times * (3 * facts.intermediate + 4 * facts.hidden) * facts.prefill_tokens + facts.vocab
     if facts.decomposed:
