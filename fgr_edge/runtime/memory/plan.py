@@ -5,12 +5,13 @@ built, whether that fits, and what each change would make of it. Opens no graph.
 
 Formulas (P patches, S tokens prefilled at once, T cache slots; C, H widths of vision and decoder, I its feed-forward):
     KV cache            2 * layers * kv_heads * head_dim * T numbers
-    vision, ONNX R.     28 * C * P numbers, 8 where our own products multiply (int8, int4): fitted to three towers, linear
-                        in P
+    vision, ONNX R.     28 * C * P numbers, 8 where our own products multiply (int8, int4): fitted to three towers,
+                        linear in P
     picture             3 * patch_inputs * P numbers of 4 bytes, on the host: resized, cut into patches, kept
     prefill, ONNX R.    2 * (3 * I + 4 * H) * S numbers, half of it where our own products multiply: the three rows of
                         SwiGLU and four of the residual
-    opening, ONNX R.    weights as they become the engine's, and the largest matrix once more (it is repacked)
+    opening, ONNX R.    weights as they become the engine's, and the largest matrix once more (it is repacked), unless
+                        our own products pack it: they let go of what they packed
     vision, TensorRT    21 * C * P numbers, and heads * P^2 where attention is decomposed (dialect basic)
     prefill, TensorRT   (3 * I + 4 * H) * S numbers, and heads * S * T likewise
                         (the larger of both: all engines share one block of memory)
@@ -180,9 +181,10 @@ def _cache_bytes(facts: MemoryFacts) -> int:
 def _activation_bytes(facts: MemoryFacts) -> tuple[int, int]:
     """(vision, prefill): arenas of different graphs are not shared, so that both count."""
     rows, times = (VISION_ROWS, 2) if facts.target in ("cpu", "cuda") else (VISION_LIVE_ROWS, 1)
-    if facts.target == "cpu":
-        rows = OWN_VISION_ROWS if facts.precision["vision"] in IN_BLOCKS else rows
-        times = 1 if facts.precision["decoder"] in IN_BLOCKS else times
+    if _has_own_products(facts, "vision"):
+        rows = OWN_VISION_ROWS
+    if _has_own_products(facts, "decoder"):
+        times = 1
     vision = rows * facts.vision_hidden * facts.patches
     prefill = times * (3 * facts.intermediate + 4 * facts.hidden) * facts.prefill_tokens + facts.vocab
     if facts.decomposed:
@@ -194,7 +196,11 @@ def _activation_bytes(facts: MemoryFacts) -> tuple[int, int]:
 def _opening_bytes(facts: MemoryFacts) -> int:
     """ONNX Runtime's peak while it opens the graphs, the largest matrix held twice."""
     fixed = PROCESS_BYTES + 2 * SESSION_BYTES + int(facts.tokenizer_bytes * TOKENIZER_FACTOR)
-    return fixed + facts.weight_bytes + facts.head_graph_bytes
+    return fixed + facts.weight_bytes + (0 if _has_own_products(facts, "head") else facts.head_graph_bytes)
+
+
+def _has_own_products(facts: MemoryFacts, part: Part) -> bool:
+    return facts.target == "cpu" and facts.precision[part] in IN_BLOCKS
 
 
 def _fits(items: tuple[Item, ...], run: int, build: int, facts: MemoryFacts, device: PlanDevice) -> bool | None:
