@@ -62,7 +62,7 @@ def log_sums(rows: Rows) -> Sums | None:
     found = opened(LIBRARY, "fgr_log_sums")
     if found is None:
         return None
-    rows, sums = np.ascontiguousarray(rows), np.empty(len(rows))
+    rows, sums = np.ascontiguousarray(rows, np.float32), np.empty(len(rows))
     ask = found.fgr_log_sums
     ask.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p)
     return sums if ask(rows.ctypes.data, *rows.shape, sums.ctypes.data) else None
