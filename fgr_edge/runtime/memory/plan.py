@@ -194,7 +194,7 @@ def _activation_bytes(facts: MemoryFacts) -> tuple[int, int]:
 
 
 def _opening_bytes(facts: MemoryFacts) -> int:
-    """ONNX Runtime's peak while it opens the graphs, the largest matrix held twice."""
+    """ONNX Runtime's peak while it opens the graphs; it holds the largest matrix twice where it packs it itself."""
     fixed = PROCESS_BYTES + 2 * SESSION_BYTES + int(facts.tokenizer_bytes * TOKENIZER_FACTOR)
     return fixed + facts.weight_bytes + (0 if _has_own_products(facts, "head") else facts.head_graph_bytes)
 

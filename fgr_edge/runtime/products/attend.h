@@ -1,6 +1,6 @@
 /* Attention with one instruction set. Whoever includes this has included tiles.h, and defines also
 
-     COLUMNS           vectors of sums for one row at once, of MOST_QUERIES rows: all of them, COLUMNS vectors more and one
+     COLUMNS           vectors of sums for one row at once, of FGR_QUERIES rows: all of them, COLUMNS vectors more and one
                        are to fit into registers
 
    and the operations on vectors that are used below. */
@@ -9,7 +9,7 @@
 
 #include "attention.h"
 
-enum { MOST_QUERIES = 6, BAND = 8 * MOST_QUERIES, TILE_VECTORS = FGR_SLOTS / LANES };
+enum { BAND = 8 * FGR_QUERIES, TILE_VECTORS = FGR_SLOTS / LANES };
 
 /* Each lane's power of e, for x <= 0: within 2 units in the last place (the polynomial is that of Cephes' expf); 0 where
    it is smaller than any ordinary number; no number for what is none. */
@@ -33,7 +33,7 @@ INLINE void sums_of(
     const float *a, size_t a_stride, const float *b, size_t b_stride, size_t depth, float *c, size_t c_stride,
     const int mr, const int columns, const int more
 ) {
-    vfloat sums[MOST_QUERIES][COLUMNS];
+    vfloat sums[FGR_QUERIES][COLUMNS];
     EACH(i, mr) EACH(v, columns) sums[i][v] = more ? float_load(c + (size_t)i * c_stride + v * LANES) : float_all(0);
     for (size_t k = 0; k < depth; k++, b += b_stride) {
         vfloat row[COLUMNS];
@@ -58,7 +58,7 @@ INLINE void sums_of(
         ROWS_OF(6, columns); \
     }
 
-/* c [rows, width] (+)= a [rows, depth] b [depth, width]: at most MOST_QUERIES rows, a width of whole vectors. */
+/* c [rows, width] (+)= a [rows, depth] b [depth, width]: at most FGR_QUERIES rows, a width of whole vectors. */
 INLINE void multiply_floats(
     const float *a, size_t a_stride, const float *b, size_t b_stride, size_t depth, float *c, size_t c_stride,
     size_t rows, size_t width, const int more
@@ -145,8 +145,8 @@ TARGET static void attend_band(const fgr_attention *a, const fgr_attention_plan 
         const float *keys = p->keys + tile * a->size * FGR_SLOTS;
         const float *values = p->values_floats ? p->values + tile * FGR_SLOTS * p->padded
                                                : a->values + g * a->head_stride + slot * a->slot_stride;
-        for (size_t m = 0; m < count; m += MOST_QUERIES) {
-            const size_t rows = count - m < MOST_QUERIES ? count - m : MOST_QUERIES;
+        for (size_t m = 0; m < count; m += FGR_QUERIES) {
+            const size_t rows = count - m < FGR_QUERIES ? count - m : FGR_QUERIES;
             float *own = scores + m * FGR_SLOTS;
             scores_of(queries + m * a->size, a->size, keys, own, rows);
             for (size_t i = 0; i < rows; i++) {

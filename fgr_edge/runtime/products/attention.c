@@ -4,7 +4,6 @@
 
 enum {
     MOST_ROWS = 96, /* of a part */
-    EVEN_ROWS = 6,  /* that are computed together */
     FEW_ROWS = 3,   /* of a part, where there are so few that threads would be left over */
     PARTS = 4,      /* of a kv head, for threads */
     LANES = 16,     /* of the widest vectors */
@@ -13,8 +12,8 @@ enum {
 static size_t parts_of(size_t n, size_t part) { return (n + part - 1) / part; }
 
 static size_t rows_of_a_part(size_t rows) {
-    const size_t even = rows / PARTS / EVEN_ROWS * EVEN_ROWS;
-    return even < EVEN_ROWS ? FEW_ROWS : even < MOST_ROWS ? even : MOST_ROWS;
+    const size_t even = rows / PARTS / FGR_QUERIES * FGR_QUERIES;
+    return even < FGR_QUERIES ? FEW_ROWS : even < MOST_ROWS ? even : MOST_ROWS;
 }
 
 fgr_attention_plan fgr_plan_attention(const fgr_attention *a) {

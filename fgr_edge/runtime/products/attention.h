@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FGR_SLOTS = 64, FGR_MOST_SIZE = 256 };
+enum { FGR_SLOTS = 64, FGR_MOST_SIZE = 256, FGR_QUERIES = 6 }; /* queries that are computed together */
 
 typedef struct {
     size_t tokens, heads, kv_heads;

@@ -21,27 +21,20 @@ typedef struct {
     float scale; /* 0: one over the root of a head's size */
 } attributes;
 
-/* A tensor; `data` is NULL where the node leaves it out. */
-typedef struct {
-    void *data;
-    int64_t dimensions[FGR_MOST_DIMENSIONS];
-    size_t rank;
-} tensor;
+/* Of an attribute that was asked for: whether the node has it. */
+static int is_there(ort_status *status) {
+    if (status) ORT_RELEASE_STATUS(fgr_ort)(status);
+    return !status;
+}
 
 static int64_t integer_or(const ort_info *info, const char *name, int64_t missing) {
-    int64_t value = missing;
-    ort_status *status = ORT_ATTRIBUTE(fgr_ort)(info, name, &value);
-    if (!status) return value;
-    ORT_RELEASE_STATUS(fgr_ort)(status);
-    return missing;
+    int64_t value;
+    return is_there(ORT_ATTRIBUTE(fgr_ort)(info, name, &value)) ? value : missing;
 }
 
 static float float_or(const ort_info *info, const char *name, float missing) {
-    float value = missing;
-    ort_status *status = ORT_FLOAT_ATTRIBUTE(fgr_ort)(info, name, &value);
-    if (!status) return value;
-    ORT_RELEASE_STATUS(fgr_ort)(status);
-    return missing;
+    float value;
+    return is_there(ORT_FLOAT_ATTRIBUTE(fgr_ort)(info, name, &value)) ? value : missing;
 }
 
 static ort_status *keep(attributes found, void **kernel) {
@@ -68,10 +61,10 @@ static ort_status *create_grouped(const ort_operator *op, ort_table table, const
 
 static ort_status *create_plain(const ort_operator *op, ort_table table, const ort_info *info, void **kernel) {
     (void)op, (void)table;
-    size_t count, name_size = 0; /* with the zero behind it */
-    TRY(ORT_INPUTS(fgr_ort)(info, &count));
-    if (count > QKV_BIAS) TRY(ORT_INPUT_NAME(fgr_ort)(info, QKV_BIAS, NULL, &name_size));
-    if (integer_or(info, "unidirectional", 0) || count > PLAIN_INPUTS || name_size > 1)
+    int has_bias, has_more;
+    TRY(fgr_has_input(info, QKV_BIAS, &has_bias));
+    TRY(fgr_has_input(info, PLAIN_INPUTS, &has_more));
+    if (integer_or(info, "unidirectional", 0) || has_bias || has_more)
         return fgr_refused("fgr-edge attends to all of what has no cache, or to what a mask leaves");
     const int64_t heads = integer_or(info, "num_heads", 0);
     const attributes found = {heads, heads, 0, float_or(info, "scale", 0)};
@@ -80,23 +73,7 @@ static ort_status *create_plain(const ort_operator *op, ort_table table, const o
 
 static void destroy(void *kernel) { free(kernel); }
 
-static ort_status *input(ort_context *context, size_t index, tensor *t) {
-    const ort_value *value = NULL;
-    t->data = NULL;
-    t->rank = 0;
-    TRY(ORT_INPUT(fgr_ort)(context, index, &value));
-    if (!value) return NULL;
-    TRY(fgr_dimensions_of(value, t->dimensions, &t->rank));
-    return ORT_DATA(fgr_ort)((ort_value *)value, &t->data);
-}
-
-static ort_status *output(ort_context *context, size_t index, const int64_t *dimensions, size_t rank, void **data) {
-    ort_value *value;
-    TRY(ORT_OUTPUT(fgr_ort)(context, index, dimensions, rank, &value));
-    return ORT_DATA(fgr_ort)(value, data);
-}
-
-static int is_shape(const tensor *t, size_t rank, const int64_t *wanted) {
+static int is_shape(const fgr_tensor *t, size_t rank, const int64_t *wanted) {
     if (!t->data || t->rank != rank) return 0;
     for (size_t i = 0; i < rank; i++)
         if (t->dimensions[i] != wanted[i]) return 0;
@@ -126,10 +103,10 @@ static ort_status *attend(ort_context *context, fgr_attention *a) {
 
 /* Queries, and new keys and values: in one tensor or in three. */
 static ort_status *heads_of(ort_context *context, const attributes *own, fgr_attention *a) {
-    tensor q, k, v;
-    TRY(input(context, QUERY, &q));
-    TRY(input(context, KEY, &k));
-    TRY(input(context, VALUE, &v));
+    fgr_tensor q, k, v;
+    TRY(fgr_input(context, QUERY, &q));
+    TRY(fgr_input(context, KEY, &k));
+    TRY(fgr_input(context, VALUE, &v));
     if (!q.data || q.rank != 3 || q.dimensions[0] != 1) return fgr_failed("fgr-edge attends to one sequence, [1, S, .]");
     const int64_t tokens = q.dimensions[1], width = q.dimensions[2];
     const int64_t heads = k.data ? own->heads : own->heads + 2 * own->kv_heads, size = width / heads;
@@ -152,13 +129,13 @@ static ort_status *heads_of(ort_context *context, const attributes *own, fgr_att
 
 /* What was in the cache stays where it is if the caller bound one memory for both; else it is copied. */
 static ort_status *cache_of(ort_context *context, fgr_attention *a) {
-    tensor past[2], length;
+    fgr_tensor past[2], length;
     void *present[2];
-    TRY(input(context, LENGTH, &length));
+    TRY(fgr_input(context, LENGTH, &length));
     if (!length.data) return fgr_failed("the cache's length is not given");
     const int64_t total = (int64_t) * (const int32_t *)length.data + 1;
     for (size_t i = 0; i < 2; i++) {
-        TRY(input(context, PAST_KEY + i, past + i));
+        TRY(fgr_input(context, PAST_KEY + i, past + i));
         const int64_t slots = past[i].data && past[i].rank == 4 ? past[i].dimensions[2] : -1;
         const int64_t wanted[] = {1, (int64_t)a->kv_heads, slots, (int64_t)a->size};
         if (!is_shape(past + i, 4, wanted) || slots != past[0].dimensions[2])
@@ -168,7 +145,7 @@ static ort_status *cache_of(ort_context *context, fgr_attention *a) {
             snprintf(why, sizeof why, "a cache of %lld slots cannot hold %lld tokens", (long long)slots, (long long)total);
             return fgr_failed(why);
         }
-        TRY(output(context, PRESENT_KEY + i, wanted, 4, present + i));
+        TRY(fgr_output(context, PRESENT_KEY + i, wanted, 4, present + i));
     }
     a->total = (size_t)total;
     a->keys = present[0];
@@ -184,10 +161,10 @@ static ort_status *cache_of(ort_context *context, fgr_attention *a) {
 }
 
 static ort_status *angles_of(ort_context *context, fgr_attention *a) {
-    tensor cos, sin, positions;
-    TRY(input(context, COS, &cos));
-    TRY(input(context, SIN, &sin));
-    TRY(input(context, POSITIONS, &positions));
+    fgr_tensor cos, sin, positions;
+    TRY(fgr_input(context, COS, &cos));
+    TRY(fgr_input(context, SIN, &sin));
+    TRY(fgr_input(context, POSITIONS, &positions));
     if (!cos.data || cos.rank != 2 || !is_shape(&sin, 2, cos.dimensions)) return fgr_failed("angles come as two tables");
     const int64_t wanted[] = {1, (int64_t)a->tokens}, rows = cos.dimensions[0];
     if (positions.data && !is_shape(&positions, 2, wanted)) return fgr_failed("there is not one position a token");
@@ -204,8 +181,8 @@ static ort_status *angles_of(ort_context *context, fgr_attention *a) {
 }
 
 static ort_status *bias_of(ort_context *context, fgr_attention *a) {
-    tensor bias;
-    TRY(input(context, BIAS, &bias));
+    fgr_tensor bias;
+    TRY(fgr_input(context, BIAS, &bias));
     if (!bias.data) return NULL;
     const int64_t *d = bias.dimensions;
     if (bias.rank != 4 || d[0] != 1 || (d[1] != 1 && d[1] != (int64_t)a->heads) || d[2] != (int64_t)a->tokens ||
@@ -225,7 +202,7 @@ static ort_status *compute_grouped(void *kernel, ort_context *context) {
     if (own->turns) TRY(angles_of(context, &a));
     TRY(bias_of(context, &a));
     const int64_t dimensions[] = {1, (int64_t)a.tokens, (int64_t)(a.heads * a.size)};
-    TRY(output(context, OUTPUT, dimensions, 3, (void **)&a.y));
+    TRY(fgr_output(context, OUTPUT, dimensions, 3, (void **)&a.y));
     return a.tokens ? attend(context, &a) : NULL;
 }
 
@@ -236,17 +213,17 @@ static void hide(const int32_t *mask, size_t slots, float *bias) {
 
 static ort_status *compute_plain(void *kernel, ort_context *context) {
     const attributes *own = kernel;
-    tensor q, k, v, mask;
+    fgr_tensor q, k, v, mask;
     void *y;
-    TRY(input(context, QUERY, &q));
-    TRY(input(context, KEY, &k));
-    TRY(input(context, VALUE, &v));
-    TRY(input(context, MASK, &mask));
+    TRY(fgr_input(context, QUERY, &q));
+    TRY(fgr_input(context, KEY, &k));
+    TRY(fgr_input(context, VALUE, &v));
+    TRY(fgr_input(context, MASK, &mask));
     if (!q.data || q.rank != 3 || q.dimensions[2] % own->heads) return fgr_failed("queries are [B, S, heads * size]");
     const int64_t wanted[] = {q.dimensions[0], k.rank == 3 ? k.dimensions[1] : -1, q.dimensions[2]};
     if (!is_shape(&k, 3, wanted) || !is_shape(&v, 3, wanted)) return fgr_failed("keys and values do not fit the queries");
     if (mask.data && !is_shape(&mask, 2, wanted)) return fgr_failed("the mask does not fit the keys");
-    TRY(output(context, OUTPUT, q.dimensions, 3, &y));
+    TRY(fgr_output(context, OUTPUT, q.dimensions, 3, &y));
     const size_t width = (size_t)wanted[2];
     fgr_attention a = {.tokens = (size_t)q.dimensions[1], .total = (size_t)wanted[1]};
     a.heads = a.kv_heads = (size_t)own->heads;
@@ -273,7 +250,6 @@ static ort_status *compute_plain(void *kernel, ort_context *context) {
 
 static const char *grouped_name(const ort_operator *op) { return (void)op, "GroupQueryAttention"; }
 static const char *plain_name(const ort_operator *op) { return (void)op, "MultiHeadAttention"; }
-static const char *provider(const ort_operator *op) { return (void)op, "CPUExecutionProvider"; }
 static size_t grouped_inputs(const ort_operator *op) { return (void)op, INPUTS; }
 static size_t plain_inputs(const ort_operator *op) { return (void)op, PLAIN_INPUTS; }
 static size_t grouped_outputs(const ort_operator *op) { return (void)op, OUTPUTS; }
@@ -282,27 +258,16 @@ static int plain_input_type(const ort_operator *op, size_t i) { return (void)op,
 static int grouped_input_type(const ort_operator *op, size_t i) {
     return (void)op, i == LENGTH || i == TOTAL ? ORT_INT32 : i == POSITIONS ? ORT_INT64 : ORT_FLOAT;
 }
-static int output_type(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int grouped_input_is_optional(const ort_operator *op, size_t i) {
     return (void)op, i == KEY || i == VALUE || i >= COS;
 }
 static int plain_input_is_optional(const ort_operator *op, size_t i) { return (void)op, i > VALUE; }
-static int never_optional(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
-static int memory(const ort_operator *op, size_t i) { return (void)op, (void)i, 0; }
-static int one(const ort_operator *op) { return (void)op, 1; }
 
-#define OPERATOR(own_name, own_input_type, own_inputs, is_optional, own_outputs, own_create, own_compute) \
-    { \
-        .version = ORT_OPERATOR_VERSION, .name = own_name, .provider = provider, .input_type = own_input_type, \
-        .inputs = own_inputs, .output_type = output_type, .outputs = own_outputs, .destroy = destroy, \
-        .input_is_optional = is_optional, .output_is_optional = never_optional, .memory = memory, .least_inputs = one, \
-        .inputs_alike = one, .least_outputs = one, .outputs_alike = one, .create = own_create, .compute = own_compute, \
-    }
-
-const ort_operator fgr_group_query_attention = OPERATOR(
-    grouped_name, grouped_input_type, grouped_inputs, grouped_input_is_optional, grouped_outputs, create_grouped,
+const ort_operator fgr_group_query_attention = FGR_OPERATOR(
+    grouped_name, grouped_inputs, grouped_input_type, grouped_input_is_optional, grouped_outputs, create_grouped, destroy,
     compute_grouped
 );
-const ort_operator fgr_multi_head_attention = OPERATOR(
-    plain_name, plain_input_type, plain_inputs, plain_input_is_optional, plain_outputs, create_plain, compute_plain
+const ort_operator fgr_multi_head_attention = FGR_OPERATOR(
+    plain_name, plain_inputs, plain_input_type, plain_input_is_optional, plain_outputs, create_plain, destroy,
+    compute_plain
 );

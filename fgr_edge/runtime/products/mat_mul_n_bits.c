@@ -14,14 +14,12 @@ enum {
 };
 
 /* The data of a constant input; NULL where the node leaves it out. */
-static ort_status *constant(const ort_info *info, size_t count, size_t index, const void **data) {
+static ort_status *constant(const ort_info *info, size_t index, const void **data) {
     *data = NULL;
-    int is_constant = 0;
+    int is_there, is_constant = 0;
     const ort_value *value = NULL;
-    size_t name_size = 0; /* with the zero behind it */
-    if (index >= count) return NULL;
-    TRY(ORT_INPUT_NAME(fgr_ort)(info, index, NULL, &name_size));
-    if (name_size <= 1) return NULL;
+    TRY(fgr_has_input(info, index, &is_there));
+    if (!is_there) return NULL;
     TRY(ORT_CONSTANT(fgr_ort)(info, index, &is_constant, &value));
     if (!is_constant || !value) return fgr_refused("fgr-edge multiplies constant weights alone");
     return ORT_DATA(fgr_ort)((ort_value *)value, (void **)data);
@@ -30,15 +28,13 @@ static ort_status *constant(const ort_info *info, size_t count, size_t index, co
 static ort_status *create(const ort_operator *op, ort_table table, const ort_info *info, void **kernel) {
     (void)op, (void)table;
     int64_t rows, columns, bits, block, level;
-    size_t count;
     TRY(ORT_ATTRIBUTE(fgr_ort)(info, "N", &rows));
     TRY(ORT_ATTRIBUTE(fgr_ort)(info, "K", &columns));
     TRY(ORT_ATTRIBUTE(fgr_ort)(info, "bits", &bits));
     TRY(ORT_ATTRIBUTE(fgr_ort)(info, "block_size", &block));
     TRY(ORT_ATTRIBUTE(fgr_ort)(info, "accuracy_level", &level));
-    TRY(ORT_INPUTS(fgr_ort)(info, &count));
     const void *data[INPUTS];
-    for (size_t i = LEVELS; i < INPUTS; i++) TRY(constant(info, count, i, data + i));
+    for (size_t i = LEVELS; i < INPUTS; i++) TRY(constant(info, i, data + i));
     if (!data[LEVELS] || !data[SCALES]) return fgr_refused("fgr-edge multiplies weights with scales alone");
     if (level != 4) return fgr_refused("fgr-edge rounds inputs to int8, which this node does not ask for");
     if (data[GROUPS]) return fgr_refused("fgr-edge multiplies inputs in the order in which they come");
@@ -86,25 +82,20 @@ static ort_status *multiply(ort_context *context, work *j) {
 
 static ort_status *compute(void *kernel, ort_context *context) {
     const fgr_packed *w = kernel;
-    const ort_value *in;
-    ort_value *out;
-    int64_t dimensions[FGR_MOST_DIMENSIONS];
-    size_t rank, count = 1;
-    void *x, *y;
-    TRY(ORT_INPUT(fgr_ort)(context, X, &in));
-    TRY(fgr_dimensions_of(in, dimensions, &rank));
-    for (size_t i = 0; i + 1 < rank; i++) count *= (size_t)dimensions[i];
-    dimensions[rank - 1] = (int64_t)w->rows;
-    TRY(ORT_OUTPUT(fgr_ort)(context, 0, dimensions, rank, &out));
-    TRY(ORT_DATA(fgr_ort)((ort_value *)in, &x));
-    TRY(ORT_DATA(fgr_ort)(out, &y));
+    fgr_tensor x;
+    size_t count = 1;
+    void *y;
+    TRY(fgr_input(context, X, &x));
+    for (size_t i = 0; i + 1 < x.rank; i++) count *= (size_t)x.dimensions[i];
+    x.dimensions[x.rank - 1] = (int64_t)w->rows;
+    TRY(fgr_output(context, 0, x.dimensions, x.rank, &y));
     if (!count) return NULL;
     void *prepared;
     if (posix_memalign(&prepared, 64, (count < SLAB ? count : SLAB) * fgr_prepared_size(w)))
         return fgr_failed("fgr-edge found no memory for inputs");
     ort_status *status = NULL;
     for (size_t m = 0; m < count && !status; m += SLAB) {
-        work j = {w, (float *)x + m * w->columns, (float *)y + m * w->rows, prepared, count - m};
+        work j = {w, (float *)x.data + m * w->columns, (float *)y + m * w->rows, prepared, count - m};
         if (j.count > SLAB) j.count = SLAB;
         status = multiply(context, &j);
     }
@@ -113,34 +104,12 @@ static ort_status *compute(void *kernel, ort_context *context) {
 }
 
 static const char *name(const ort_operator *op) { return (void)op, "MatMulNBits"; }
-static const char *provider(const ort_operator *op) { return (void)op, "CPUExecutionProvider"; }
 static size_t inputs(const ort_operator *op) { return (void)op, INPUTS; }
-static size_t outputs(const ort_operator *op) { return (void)op, 1; }
 static int input_type(const ort_operator *op, size_t i) {
     return (void)op, i == LEVELS || i == ZERO_POINTS ? ORT_UINT8 : i == GROUPS ? ORT_INT32 : ORT_FLOAT;
 }
-static int output_type(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int input_is_optional(const ort_operator *op, size_t i) { return (void)op, i > SCALES; }
-static int output_is_optional(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
-static int memory(const ort_operator *op, size_t i) { return (void)op, (void)i, 0; }
-static int one(const ort_operator *op) { return (void)op, 1; }
+static size_t outputs(const ort_operator *op) { return (void)op, 1; }
 
-const ort_operator fgr_mat_mul_n_bits = {
-    .version = ORT_OPERATOR_VERSION,
-    .name = name,
-    .provider = provider,
-    .input_type = input_type,
-    .inputs = inputs,
-    .output_type = output_type,
-    .outputs = outputs,
-    .destroy = destroy,
-    .input_is_optional = input_is_optional,
-    .output_is_optional = output_is_optional,
-    .memory = memory,
-    .least_inputs = one,
-    .inputs_alike = one,
-    .least_outputs = one,
-    .outputs_alike = one,
-    .create = create,
-    .compute = compute,
-};
+const ort_operator fgr_mat_mul_n_bits =
+    FGR_OPERATOR(name, inputs, input_type, input_is_optional, outputs, create, destroy, compute);

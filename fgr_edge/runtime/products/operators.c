@@ -33,15 +33,46 @@ ort_status *fgr_refused(const char *why) { return ORT_CREATE_STATUS(fgr_ort)(ORT
 
 ort_status *fgr_failed(const char *why) { return ORT_CREATE_STATUS(fgr_ort)(ORT_FAIL, why); }
 
-ort_status *fgr_dimensions_of(const ort_value *value, int64_t *dimensions, size_t *rank) {
+ort_status *fgr_has_input(const ort_info *info, size_t index, int *has) {
+    size_t count, name_size = 0; /* with the zero behind it */
+    TRY(ORT_INPUTS(fgr_ort)(info, &count));
+    if (index < count) TRY(ORT_INPUT_NAME(fgr_ort)(info, index, NULL, &name_size));
+    *has = name_size > 1;
+    return NULL;
+}
+
+static ort_status *dimensions_of(const ort_value *value, fgr_tensor *tensor) {
     ort_shape *shape;
     TRY(ORT_SHAPE(fgr_ort)(value, &shape));
-    ort_status *status = ORT_RANK(fgr_ort)(shape, rank);
-    if (!status && (*rank < 1 || *rank > FGR_MOST_DIMENSIONS)) status = fgr_refused("fgr-edge takes 1 to 8 dimensions");
-    if (!status) status = ORT_DIMENSIONS(fgr_ort)(shape, dimensions, *rank);
+    ort_status *status = ORT_RANK(fgr_ort)(shape, &tensor->rank);
+    if (!status && (tensor->rank < 1 || tensor->rank > FGR_MOST_DIMENSIONS))
+        status = fgr_refused("fgr-edge takes 1 to 8 dimensions");
+    if (!status) status = ORT_DIMENSIONS(fgr_ort)(shape, tensor->dimensions, tensor->rank);
     ORT_RELEASE_SHAPE(fgr_ort)(shape);
     return status;
 }
+
+ort_status *fgr_input(ort_context *context, size_t index, fgr_tensor *tensor) {
+    const ort_value *value = NULL;
+    tensor->data = NULL;
+    tensor->rank = 0;
+    TRY(ORT_INPUT(fgr_ort)(context, index, &value));
+    if (!value) return NULL;
+    TRY(dimensions_of(value, tensor));
+    return ORT_DATA(fgr_ort)((ort_value *)value, &tensor->data);
+}
+
+ort_status *fgr_output(ort_context *context, size_t index, const int64_t *dimensions, size_t rank, void **data) {
+    ort_value *value;
+    TRY(ORT_OUTPUT(fgr_ort)(context, index, dimensions, rank, &value));
+    return ORT_DATA(fgr_ort)(value, data);
+}
+
+const char *fgr_provider(const ort_operator *op) { return (void)op, "CPUExecutionProvider"; }
+int fgr_output_type(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
+int fgr_is_required(const ort_operator *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
+int fgr_memory(const ort_operator *op, size_t i) { return (void)op, (void)i, 0; }
+int fgr_one(const ort_operator *op) { return (void)op, 1; }
 
 /* What ONNX Runtime calls when a session's options name this library. On a processor without products, or by a version
    before 1.17, nothing is registered. */

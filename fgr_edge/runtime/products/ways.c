@@ -24,10 +24,18 @@ const fgr_way *const fgr_ways[] = {
     NULL,
 };
 
-const fgr_way *fgr_best_way(void) {
-    for (const fgr_way *const *way = fgr_ways; *way; way++)
-        if ((*way)->supported()) return *way;
-    return NULL;
+static const fgr_way *best;
+
+static void find_best(void) {
+    const fgr_way *const *way = fgr_ways;
+    while (*way && !(*way)->supported()) way++;
+    best = *way;
+}
+
+const fgr_way *fgr_best_way(void) { /* asked at every call of some: a virtual machine may take long to tell */
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_best);
+    return best;
 }
 
 static size_t up(size_t n, size_t to) { return (n + to - 1) / to * to; }

@@ -166,7 +166,7 @@ class OnnxRuntimeSession:
         if device == "cuda":
             _load_cuda_libraries(ort)
         try:
-            own, (self._session, weights) = self._opened(path, threads, settings)
+            self._session, weights, own = self._opened(path, threads, settings)
         except self._errors as error:
             raise EngineError(
                 f"onnxruntime {ort.__version__} cannot load {path.name}: {error}; expected a graph that this "
@@ -195,16 +195,16 @@ class OnnxRuntimeSession:
 
     def _opened(
         self, path: Path, threads: int | None, settings: SessionSettings
-    ) -> tuple[str | None, tuple[Any, MappedWeights | None]]:
-        """The instructions of our kernels, None where the engine's own are used, because it refuses ours or there are
-        none; and what `_open` gives."""
+    ) -> tuple[Any, MappedWeights | None, str | None]:
+        """What `_open` gives, and the instructions of our kernels; None where the engine refuses them or there are
+        none: its own are used then."""
         own = _own_kernels(path, self._device, settings)
         if own is not None:
             try:
-                return own, self._open(path, threads, settings, own=True)
+                return *self._open(path, threads, settings, own=True), own
             except self._errors as error:
                 log.info("%s is opened with onnxruntime's kernels, ours were refused: %s", path.name, error)
-        return None, self._open(path, threads, settings, own=False)
+        return *self._open(path, threads, settings, own=False), None
 
     def _open(
         self, path: Path, threads: int | None, settings: SessionSettings, *, own: bool

@@ -1,8 +1,9 @@
 /* Attention of random queries, and sums of exponentials, by every way that this processor supports, beside doubles.
 
    Keys and values are appended to a cache, where a token sees what is before it, or all there, where it sees all; heads
-   share keys or do not; with a bias that hides slots, and without. Tokens that come one after another must give what they give together, to
-   the last bit; a slot that nobody sees may hold anything, and nothing else of y and of the cache may be written.
+   share keys or do not; with a bias that hides slots, and without. Tokens that come one after another must give what
+   they give together, to the last bit; a slot that nobody sees may hold anything, and nothing else of y and of the
+   cache may be written.
 
    Out: a line for each way that is supported: its name, how many values were compared, and the largest error as a share
    of what is allowed. 1 where a value is wrong, 2 where there is no memory. */

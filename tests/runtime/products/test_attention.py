@@ -21,6 +21,7 @@ from tests.runtime.made_up_products import NOT_BUILT, WHY_NOT
 built = pytest.mark.skipif(NOT_BUILT, reason=WHY_NOT)
 CHECK = Path(__file__).with_name("check_attention.c")
 SLOTS = 96
+FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto
 SIDES: tuple[Products, ...] = ("fgr-edge", "onnxruntime")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -43,7 +44,7 @@ SHAPES = (Shape(4, 2, 64), Shape(12, 2, 32), Shape(3, 3, 80), Shape(8, 1, 128))
 def write_graph(
     path: Path, operator: str, inputs: dict[str, tuple[int, list[Any]]], outputs: int, **numbers: Any
 ) -> Path:
-    """One node; an input that is None stands for one that the node leaves out."""
+    """One node; a name that begins with none stands for an input that the node leaves out."""
     onnx = pytest.importorskip("onnx")
     names = ["y", "present_key", "present_value"][:outputs]
     given = ["" if name.startswith("none") else name for name in inputs]
@@ -58,9 +59,6 @@ def write_graph(
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
     path.write_bytes(onnx.helper.make_model(made, ir_version=10, opset_imports=opsets).SerializeToString())
     return path
-
-
-FLOAT, INT32, INT64 = 1, 6, 7
 
 
 def grouped(folder: Path, shape: Shape, *, apart: bool = False, bare: bool = False, **numbers: Any) -> Path:
