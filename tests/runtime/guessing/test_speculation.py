@@ -14,6 +14,7 @@ from fgr_edge.runtime.guessing.drafts import Drafter
 from fgr_edge.runtime.guessing.habits import FLOAT_SHARE, ROUNDED_SHARE
 from fgr_edge.runtime.guessing.ngrams import NgramTable
 from fgr_edge.runtime.guessing.speculation import PROBED, Speculation
+from fgr_edge.runtime.products import library
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 
@@ -30,6 +31,11 @@ our_products = pytest.mark.skipif(NOT_BUILT, reason=WHY_NOT)
 GRID = (10, 6)
 TOKENS = 160
 NEVER_RIGHT = 7  # a token that greedy texts here do not hold
+
+
+def by_the_engines_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose several rows are rounded otherwise than one: there is something to doubt, with or without our library."""
+    monkeypatch.setattr(library, "instructions", lambda: None)
 
 
 def started(recognizer: Recognizer, given: Feed, tokens: int = TOKENS) -> np.ndarray:
@@ -112,8 +118,10 @@ def cache_of(recognizer: Recognizer, length: int) -> list[np.ndarray]:
     ("shape", "precision"), [("qwen2.5", "fp32"), ("qwen2.5-untied", "fp32"), ("qwen3", "fp32"), ("qwen2.5", "int8")]
 )
 def test_greedy_tokens_are_the_same_and_take_fewer_calls(
-    tiny_models: TinyModels, shape: str, precision: str, trees: bool
+    tiny_models: TinyModels, shape: str, precision: str, trees: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if precision == "fp32":
+        by_the_engines_kernels(monkeypatch)
     recognizer = Recognizer(tiny_models.bundle(shape, precision), threads=1)
     given = feed(recognizer, tiny_models.reference(shape, GRID))
     expected = written(started(recognizer, given), recognizer.model.advance)
@@ -132,7 +140,7 @@ def test_greedy_tokens_are_the_same_and_take_fewer_calls(
     assert counts.tokens == 2 * TOKENS
     if precision == "fp32":
         assert counts.near_ties <= 2
-        assert 0 <= counts.rounding < 1e-4
+        assert 0 < counts.rounding < 1e-4
         assert counts.calls < PROBED + 0.5 * (2 * TOKENS - PROBED)
 
 
@@ -370,8 +378,9 @@ def test_tokens_that_are_given_together_follow_the_guessed_ones(tiny_models: Tin
 
 
 def test_the_first_text_may_hold_tokens_that_were_given_before_its_beginning_was_compared(
-    tiny_models: TinyModels,
+    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    by_the_engines_kernels(monkeypatch)
     recognizer = Recognizer(tiny_models.bundle("qwen2.5"), threads=1)
     given = feed(recognizer, tiny_models.reference("qwen2.5", GRID))
     texts = []
@@ -384,8 +393,7 @@ def test_the_first_text_may_hold_tokens_that_were_given_before_its_beginning_was
         texts.append(written(logits, advance, count=9))
         texts[-1] += written(advance([90, 91, 92]), advance, count=PROBED + 60)
     assert texts[0] == texts[1]
-    assert speculation is not None and speculation._probe is None  # it was compared
-    assert speculation.counts.rounding < 1e-4
+    assert speculation is not None and 0 < speculation.counts.rounding < 1e-4
 
 
 def test_guesses_that_do_not_pay_are_left_out_for_a_while(tiny_models: TinyModels) -> None:
