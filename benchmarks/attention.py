@@ -7,8 +7,7 @@ prompt     GroupQueryAttention, 430 tokens to those before them
 names      the same, 239 tokens behind 430: a tree of names
 token      the same, one token behind 430
 
-G multiply-adds a second count what must be multiplied: nothing that causality hides. Sessions are opened for each
-measurement and closed behind it, in turns: the idle threads of one would slow the other.
+G multiply-adds a second count what must be multiplied: nothing that causality hides.
 
     python -m benchmarks.attention [--rounds 5] [--threads 2] [--json FILE]
 """
@@ -16,11 +15,10 @@ measurement and closed behind it, in turns: the idle threads of one would slow t
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +28,12 @@ from onnx import TensorProto, helper
 
 from benchmarks.machine import describe_machine
 from benchmarks.report import publish, ratio, table
+from benchmarks.sides import in_turns, median_ms, require_library
 from benchmarks.speed_rows import ATTENTION_HEAD, attention_rows
-from fgr_edge.runtime.products import library
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.settings import Products, SessionSettings
 
 CALLS, DROPPED = 60, 10
-SIDES: tuple[Products, ...] = ("fgr-edge", "onnxruntime")
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -112,7 +109,7 @@ WORKS = (
 )
 
 
-def call_ms(work: Work, graph: Path, side: Products, threads: int) -> float:
+def call_ms(work: Work, graph: Path, threads: int, side: Products) -> float:
     """Median of some calls of a session opened for them."""
     session = OnnxRuntimeSession(graph, threads=threads, settings=SessionSettings(products=side))
     buffers = {name: session.buffer(array.shape, array.dtype) for name, array in work.arrays().items()}
@@ -121,12 +118,7 @@ def call_ms(work: Work, graph: Path, side: Products, threads: int) -> float:
     outputs = {"y": session.buffer((1, work.tokens, work.heads * work.size), np.float32)}
     if work.cached:
         outputs |= {f"present_{kind}": buffers[f"past_{kind}"] for kind in ("key", "value")}
-    run, times = session.bind(buffers, outputs), []
-    for _ in range(CALLS):
-        start = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[DROPPED:])
+    return median_ms(session.bind(buffers, outputs), CALLS, DROPPED)
 
 
 def results(rounds: int, threads: int) -> Iterator[dict[str, object]]:
@@ -135,11 +127,7 @@ def results(rounds: int, threads: int) -> Iterator[dict[str, object]]:
         graph = Path(folder) / "attention.onnx"
         for work in WORKS:
             work.write(graph)
-            times: dict[Products, list[float]] = {side: [] for side in SIDES}
-            for turn in range(rounds):
-                for side in SIDES if turn % 2 else reversed(SIDES):
-                    times[side].append(call_ms(work, graph, side, threads))
-            ms = {side: round(statistics.median(found), 4) for side, found in times.items()}
+            ms = in_turns(rounds, partial(call_ms, work, graph, threads))
             yield {
                 "work": work.name,
                 "ms": ms,
@@ -155,11 +143,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if library.instructions() is None:
-        raise SystemExit("the library of attention is not built here, or this processor has none: nothing to compare")
     document = {
         "benchmark": "attention",
-        "instructions": library.instructions(),
+        "instructions": require_library(),
         "threads": options.threads,
         "rounds": options.rounds,
         "results": list(results(options.rounds, options.threads)),

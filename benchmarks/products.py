@@ -6,8 +6,6 @@ cached    one product, [3072, 768], of 1 to 400 rows: weights stay in the proces
 memory    one row through products of [2048, 2048] one after the other, more of them than the caches hold: what decoding
           waits for. The bytes of levels, scales and zero points over the time, beside the read bandwidth.
 
-Sessions are opened for each measurement and closed behind it, in turns: the idle threads of one would slow the other.
-
     python -m benchmarks.products [--rounds 5] [--threads 2] [--megabytes 250] [--json FILE]
 """
 
@@ -16,7 +14,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +26,15 @@ from onnx import TensorProto, helper
 from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.machine import describe_machine
 from benchmarks.report import publish, ratio, table
+from benchmarks.sides import in_turns, median_ms, require_library
 from benchmarks.speed_rows import PRODUCT_HEAD, product_rows
 from fgr_edge.calibrate.schemes.blocks import short
-from fgr_edge.runtime.products import library
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.settings import Products, SessionSettings
 
 ROWS = (1, 4, 16, 400)
 CACHED, STREAMED = (3072, 768), (2048, 2048)  # [N, K]
 CALLS, DROPPED = 30, 6
-SIDES: tuple[Products, ...] = ("fgr-edge", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +91,12 @@ def call_ms(graph: Path, rows: int, columns: int, products: Products, threads: i
     """Median of some calls of a session opened for them."""
     session = OnnxRuntimeSession(graph, threads=threads, settings=SessionSettings(products=products))
     x = np.random.default_rng(rows).standard_normal((rows, columns), np.float32)
-    times = []
-    for _ in range(CALLS):
-        start = time.perf_counter()
-        session.run({"x": x})
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[DROPPED:])
+    return median_ms(lambda: session.run({"x": x}), CALLS, DROPPED)
 
 
 def measure(graph: Path, rows: int, columns: int, rounds: int, threads: int) -> dict[str, float]:
     """Milliseconds of both sides, medians of rounds in turns."""
-    times: dict[Products, list[float]] = {side: [] for side in SIDES}
-    for turn in range(rounds):
-        for side in SIDES if turn % 2 else reversed(SIDES):
-            times[side].append(call_ms(graph, rows, columns, side, threads))
-    return {side: round(statistics.median(found), 4) for side, found in times.items()}
+    return in_turns(rounds, lambda side: call_ms(graph, rows, columns, side, threads))
 
 
 def results(rounds: int, threads: int, megabytes: int) -> Iterator[dict[str, object]]:
@@ -149,11 +136,9 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=250)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if library.instructions() is None:
-        raise SystemExit("the library of products is not built here, or this processor has none: nothing to compare")
     document = {
         "benchmark": "products",
-        "instructions": library.instructions(),
+        "instructions": require_library(),
         "threads": options.threads,
         "rounds": options.rounds,
         "results": list(results(options.rounds, options.threads, options.megabytes)),

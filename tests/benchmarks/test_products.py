@@ -15,6 +15,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from benchmarks import products
+from benchmarks.sides import SIDES
 from benchmarks.speed_rows import PRODUCT_HEAD, product_rows
 
 
@@ -25,9 +26,7 @@ def test_both_sides_multiply_the_same_weights(scheme: products.Scheme, tmp_path:
     size = products.write_graph(scheme, (256, 256), 2, graph)
     assert size < graph.stat().st_size < 1.05 * size + 2000
     x = np.random.default_rng(0).standard_normal((3, 256), np.float32)
-    found = {
-        side: OnnxRuntimeSession(graph, threads=1, settings=SessionSettings(products=side)) for side in products.SIDES
-    }
+    found = {side: OnnxRuntimeSession(graph, threads=1, settings=SessionSettings(products=side)) for side in SIDES}
     assert [session.products == "onnxruntime" for session in found.values()] == [False, True]
     ours, theirs = (session.run({"x": x})["y.1"] for session in found.values())
     assert np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()  # the second layer rounds what the first gave
