@@ -10,7 +10,7 @@ FULL := $(VENV)/.installed-full
 GPU_BIN := .venv-gpu/bin
 GPU_PYTHON ?= $(GPU_BIN)/python
 GPU := .venv-gpu/.installed
-PRODUCTS := fgr_edge/runtime/products/libproducts.so
+KERNELS := fgr_edge/runtime/kernels/libkernels.so
 PICTURES := fgr_edge/runtime/pictures/libpictures.so
 SETTINGS := pyproject.toml constraints.txt
 OUT := out
@@ -56,14 +56,14 @@ format: $(FULL)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(OUT) $(PRODUCTS) $(PICTURES) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(OUT) $(KERNELS) $(PICTURES) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find fgr_edge tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The C of our own, again after a change. Without a C compiler: one line of warning at each start, and nothing needs it.
-$(PICTURES): hatch_build.py $(wildcard $(dir $(PRODUCTS))*.[ch] $(dir $(PICTURES))*.[ch]) | $(BIN)/python
+$(PICTURES): hatch_build.py $(wildcard $(dir $(KERNELS))*.[ch] $(dir $(PICTURES))*.[ch]) | $(BIN)/python
 	$(BIN)/python hatch_build.py
 
 $(LEAN): $(SETTINGS) | $(BIN)/python

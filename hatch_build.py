@@ -1,4 +1,4 @@
-"""Hatchling's build hook: compiles the C of `fgr_edge/runtime/products` and `pictures` into a library beside each.
+"""Hatchling's build hook: compiles the C of `fgr_edge/runtime/kernels` and `pictures` into a library beside each.
 
 In: the C files and a C compiler: $CC, or the first of cc, gcc and clang. Out: the libraries in the source tree and,
 when a wheel is built, in the wheel, whose tag is then py3-none-<platform>: they know no Python. Each C function says
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = {  # and a function that each must have
-    Path("fgr_edge", "runtime", "products", "libproducts.so"): "RegisterCustomOps",
+    Path("fgr_edge", "runtime", "kernels", "libkernels.so"): "RegisterCustomOps",
     Path("fgr_edge", "runtime", "pictures", "libpictures.so"): "fgr_resample",
 }
 SWITCH = "FGR_EDGE_NO_NATIVE"
@@ -130,7 +130,7 @@ def get_build_hook() -> type:
     """The hook's class, by the name that hatchling asks for; only here is hatchling imported."""
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-    class Products(BuildHookInterface[Any]):
+    class Libraries(BuildHookInterface[Any]):
         """`[tool.hatch.build.targets.wheel.hooks.custom]`."""
 
         PLUGIN_NAME = "custom"
@@ -146,7 +146,7 @@ def get_build_hook() -> type:
                 build_data["pure_python"] = False
                 build_data["tag"] = f"py3-none-{platform_tag()}"
 
-    return Products
+    return Libraries
 
 
 if __name__ == "__main__":

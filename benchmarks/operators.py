@@ -26,7 +26,7 @@ import onnxruntime as ort
 from benchmarks.machine import describe_machine
 from benchmarks.report import cell, publish, table
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.specs import read_spec
 from fgr_edge.runtime.step_inputs import STEP_INPUTS, Step
 from fgr_edge.runtime.vision import VisionSpec, grid_tables

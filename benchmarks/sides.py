@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.sessions.settings import Products
 
 SIDES: tuple[Products, ...] = ("fgr-edge", "onnxruntime")

@@ -35,8 +35,8 @@ from fgr_edge.runtime.bundle import Bundle
 from fgr_edge.runtime.decoder import Decoder, DecoderSpec
 from fgr_edge.runtime.head import open_head
 from fgr_edge.runtime.image import ImageConfig, Patches, preprocess
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.opening import open_graphs
-from fgr_edge.runtime.products import library
 from fgr_edge.runtime.rotary import IntArray
 from fgr_edge.runtime.sessions.settings import SessionSettings
 from fgr_edge.runtime.specs import read_spec

@@ -25,7 +25,7 @@ from fgr_edge.bench.tokens import prompt_tokens
 from fgr_edge.bench.traffic import Traffic
 from fgr_edge.errors import ConfigError, ImageError, StorageError
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.recognizer import Recognizer
 from tests.command import Done
 

@@ -15,7 +15,7 @@ from fgr_edge.bench import tune as tune_module
 from fgr_edge.bench.tune import AnswerTimes, tune
 from fgr_edge.cli.root import app
 from fgr_edge.runtime.bundle import Bundle
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.sessions.settings import SessionSettings
 from fgr_edge.runtime.tuning import Machine, tuned_settings
 

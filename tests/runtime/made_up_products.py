@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from fgr_edge.errors import EngineError
 from fgr_edge.runtime.decoder import NOT_FINITE
+from fgr_edge.runtime.kernels.library import log_sums
 from fgr_edge.runtime.label_trie.tree_calls import TreeCalls
 from fgr_edge.runtime.label_trie.trie import Ints, LabelTrie, Nodes
-from fgr_edge.runtime.products.library import log_sums
 from fgr_edge.runtime.threads import in_threads
 
 Logits = npt.NDArray[np.float32]

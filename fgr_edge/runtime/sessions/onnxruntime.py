@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fgr_edge.errors import EngineError, MissingExtraError
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.sessions.huge_pages import collapse_large_areas
 from fgr_edge.runtime.sessions.onnxruntime_weights import MappedWeights
 from fgr_edge.runtime.sessions.session import Array, Buffer, HostArray, put_rows

@@ -24,7 +24,7 @@ class SessionSettings:
         huge_pages: whether weights are moved onto huge pages once a graph is open, which takes a second or two a
             gigabyte.
         products: whose kernels multiply weights of 4 or 8 bits, and attend. "fgr-edge" are our own, where they can be
-            used (see `runtime.products.library`); they are faster, and a row's result does not depend on how many rows
+            used (see `runtime.kernels.library`); they are faster, and a row's result does not depend on how many rows
             are computed together. Both round inputs to int8 in the same blocks and multiply integers exactly; float32
             sums over blocks are in another order. So the last bits of results differ, and by more where a last bit
             rounds the input of a later layer to the next step, as between two processors.

@@ -14,7 +14,7 @@ from fgr_edge.runtime.guessing.drafts import Drafter
 from fgr_edge.runtime.guessing.habits import FLOAT_SHARE, ROUNDED_SHARE
 from fgr_edge.runtime.guessing.ngrams import NgramTable
 from fgr_edge.runtime.guessing.speculation import PROBED, Speculation
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.recognizer import Recognizer
 from fgr_edge.runtime.sampling import Sampler, SamplingConfig
 

@@ -13,7 +13,7 @@ import pytest
 
 from fgr_edge import Recognizer
 from fgr_edge.errors import EngineError
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.settings import SessionSettings
 from tests.runtime.made_up_products import NOT_BUILT, WHY_NOT, Product
@@ -44,7 +44,7 @@ def test_sessions_multiply_with_our_products_unless_told_otherwise(tmp_path: Pat
 
 
 def test_without_the_library_onnxruntime_multiplies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libproducts.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libkernels.so")
     session = OnnxRuntimeSession(PRODUCT.graph(tmp_path), threads=2)
     assert session.products == "onnxruntime"
     assert close_to_expected(session.run({"x": X})["y"])
@@ -54,7 +54,7 @@ def test_without_the_library_onnxruntime_multiplies(tmp_path: Path, monkeypatch:
 def test_a_library_that_the_engine_refuses_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libproducts.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libkernels.so")
     monkeypatch.setattr(library, "instructions", lambda: "some")
     with caplog.at_level("INFO", logger="fgr_edge"):
         session = OnnxRuntimeSession(PRODUCT.graph(tmp_path), threads=2)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from fgr_edge.errors import EngineError
-from fgr_edge.runtime.products.library import LIBRARY, computes, multiplies
+from fgr_edge.runtime.kernels.library import LIBRARY, computes, multiplies
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from fgr_edge.runtime.sessions.settings import Products, SessionSettings
 from fgr_edge.runtime.step_inputs import HIDDEN

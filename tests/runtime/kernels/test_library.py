@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fgr_edge.runtime.products import library
+from fgr_edge.runtime.kernels import library
 from fgr_edge.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from tests.runtime.made_up_products import NOT_BUILT, WHY_NOT, Floats, Product
 
@@ -132,7 +132,7 @@ def test_the_library_names_instructions_that_this_processor_has() -> None:
 
 
 def test_a_library_that_was_not_built_multiplies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libproducts.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libkernels.so")
     assert library.instructions() is None
     assert library.log_sums(np.zeros((1, 3), np.float32)) is None
 
@@ -140,7 +140,7 @@ def test_a_library_that_was_not_built_multiplies_nothing(tmp_path: Path, monkeyp
 def test_a_file_that_is_no_library_is_left_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "libproducts.so"
+    path = tmp_path / "libkernels.so"
     path.write_bytes(b"\x7fELF, cut short")
     monkeypatch.setattr(library, "LIBRARY", path)
     with caplog.at_level("INFO", logger="fgr_edge"):

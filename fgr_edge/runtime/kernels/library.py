@@ -28,7 +28,7 @@ from fgr_edge.runtime.native import opened
 Rows = npt.NDArray[np.float32]
 Sums = npt.NDArray[np.float64]
 
-LIBRARY = Path(__file__).with_name("libproducts.so")
+LIBRARY = Path(__file__).with_name("libkernels.so")
 PRODUCT = b"MatMulNBits"
 ATTENTION = (b"GroupQueryAttention", b"MultiHeadAttention")
 
@@ -42,10 +42,10 @@ def instructions() -> str | None:
 
 @cache
 def _instructions(library: Path) -> str | None:
-    found = opened(library, "fgr_products_way")
+    found = opened(library, "fgr_kernels_way")
     if found is None:
         return None
-    ask = found.fgr_products_way
+    ask = found.fgr_kernels_way
     ask.restype, ask.argtypes = ctypes.c_char_p, ()
     name: bytes | None = ask()
     if name is None:

@@ -16,7 +16,7 @@ static const ort_operator *const operators[] = {
     &fgr_multi_head_attention,
 };
 
-EXPORT const char *fgr_products_way(void) {
+EXPORT const char *fgr_kernels_way(void) {
     const fgr_way *best = fgr_best_way();
     return best ? best->name : NULL;
 }

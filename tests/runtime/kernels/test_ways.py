@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fgr_edge.runtime.products.library import LIBRARY
+from fgr_edge.runtime.kernels.library import LIBRARY
 from tests.runtime.c_checks import CROSS_COMPILER, EMULATOR, SANITIZERS, checked, compiled, needs_aarch64
 
 SOURCES = LIBRARY.parent
